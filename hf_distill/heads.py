@@ -1,0 +1,1 @@
+"""The output head of a model, run on chosen rows instead of on the whole batch."""

@@ -1,0 +1,70 @@
+"""What a loss is. A row loss may be a plain function; these classes are for losses with state, parameters or features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from ..signals import Batch, Clock, Signal
+
+
+class Loss(nn.Module):
+    """What both kinds of loss share: a set-up with the models at hand, and a clock.
+
+    Parameters and buffers of a loss are trained, synchronised, saved and resumed like the student's own.
+    """
+
+    def setup(self, student: nn.Module, teacher: nn.Module | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        """Check the models and create what depends on them; runs once, before the optimizer exists.
+
+        Args:
+            student: the student, unwrapped.
+            teacher: the teacher's model, or None where the teacher is not a model (a cache, a server).
+            tokenizer: the student's tokenizer, where the trainer was given one.
+
+        Raises:
+            ValueError: the models lack what the loss needs; says what was found and what to do.
+        """
+
+    def advance(self, clock: Clock) -> None:
+        """Move state that follows the training's clock; called once per optimizer step, equally on all processes."""
+
+
+class RowLoss(Loss):
+    """Compares two categorical distributions row by row.
+
+    `forward(student_logits, teacher_logits)` takes two ``[n, V]`` tensors, a chunk of rows, already divided by the
+    temperature, and returns ``[n]`` float32. A third parameter named ``labels`` gets the rows' targets ``[n]``
+    (`IGNORE_INDEX` where there is none). The engine chunks, masks, weighs, sums and differentiates.
+    """
+
+
+class BatchLoss(Loss):
+    """Compares the whole signals of student and teacher: features, relations between positions or examples.
+
+    `forward(student, teacher, batch)` returns the **sum** of its values over the micro-batch, or several named sums.
+    What the sum is divided by must be known before any forward pass (the gradient of a step must not depend on how
+    the step is cut), so it is counted from the batch alone by `count`.
+
+    Attributes:
+        items: what the sum runs over, "rows", "tokens" or "examples".
+        student_taps, teacher_taps: names of the features to capture (see `hf_distill.taps`); may be set in `setup`.
+        needs_teacher_rows, needs_student_rows: whether predictions are read too.
+    """
+
+    items: ClassVar[str] = "tokens"
+    student_taps: tuple[str, ...] = ()
+    teacher_taps: tuple[str, ...] = ()
+    needs_student_rows: bool = False
+    needs_teacher_rows: bool = False
+
+    def count(self, batch: Batch) -> Tensor:
+        """How many items the sum of this micro-batch runs over."""
+        return batch.count(self.items)
+
+    def forward(self, student: Signal, teacher: Signal, batch: Batch) -> Tensor | Mapping[str, Tensor]:
+        """The sum over the micro-batch, or several named sums that share the count."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward(student, teacher, batch).")
