@@ -1,0 +1,83 @@
+"""hf_distill: a drop-in `transformers.Trainer` that distils, with plugins.
+
+The public names, each imported when it is first used: `import hf_distill` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from .arguments import DistillationArguments as DistillationArguments
+    from .data.mixture import MixtureSelector as MixtureSelector
+    from .data.selectors import Probe as Probe
+    from .data.selectors import Selector as Selector
+    from .losses.base import BatchLoss as BatchLoss
+    from .losses.base import RowLoss as RowLoss
+    from .plugins import PluginError as PluginError
+    from .plugins import Plugins as Plugins
+    from .signals import Batch as Batch
+    from .signals import Clock as Clock
+    from .signals import Rows as Rows
+    from .signals import Signal as Signal
+    from .students import StudentBuild as StudentBuild
+    from .students import build_student as build_student
+    from .students import load_student as load_student
+    from .students import transform as transform
+    from .teachers.base import Teacher as Teacher
+    from .teachers.local import LocalTeacher as LocalTeacher
+    from .trainer import DistillationTrainer as DistillationTrainer
+
+__version__ = "0.1.0"
+
+# Where each public name stands; the imports above say the same to type checkers and editors.
+_MODULES = {
+    ".arguments": ["DistillationArguments"],
+    ".data.mixture": ["MixtureSelector"],
+    ".data.selectors": ["Probe", "Selector"],
+    ".losses.base": ["BatchLoss", "RowLoss"],
+    ".plugins": ["PluginError", "Plugins"],
+    ".signals": ["Batch", "Clock", "Rows", "Signal"],
+    ".students": ["StudentBuild", "build_student", "load_student", "transform"],
+    ".teachers.base": ["Teacher"],
+    ".teachers.local": ["LocalTeacher"],
+    ".trainer": ["DistillationTrainer"],
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "BatchLoss",
+    "Clock",
+    "DistillationArguments",
+    "DistillationTrainer",
+    "LocalTeacher",
+    "MixtureSelector",
+    "PluginError",
+    "Plugins",
+    "Probe",
+    "RowLoss",
+    "Rows",
+    "Selector",
+    "Signal",
+    "StudentBuild",
+    "Teacher",
+    "build_student",
+    "hookimpl",
+    "load_student",
+    "transform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

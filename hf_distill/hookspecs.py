@@ -1,0 +1,195 @@
+"""Every hook of hf_distill: the contract with plugins.
+
+A plugin is a module (or an object) whose functions carry the marker `hf_distill.hookimpl` and the name of a hook. It
+implements the hooks that it needs and takes those of their arguments that it uses. Registration hooks say what a plugin
+offers; the two events mark when a training starts and ends. Nothing is called through hooks inside a training step:
+what happens at every step is a loss, a selector or a `transformers.TrainerCallback`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    from .trainer import DistillationTrainer
+
+hookspec = pluggy.HookspecMarker("hf_distill")
+hookimpl = pluggy.HookimplMarker("hf_distill")
+
+Target = Callable[..., Any] | str
+"""A component, or where it stands: ``"module:attribute"``, imported when the component is first used."""
+
+
+class Register(Protocol):
+    """Registers one component under a name in snake_case."""
+
+    def __call__(self, name: str, target: Target) -> None:
+        """Register `target` as `name`."""
+
+
+class RegisterStudent(Protocol):
+    """Registers one student builder or transform."""
+
+    def __call__(self, name: str, target: Target, *, kind: Literal["builder", "transform"] = "builder") -> None:
+        """Register `target` as `name` among the builders or the transforms."""
+
+
+class RegisterCommand(Protocol):
+    """Registers one sub-command of ``hf-distill``."""
+
+    def __call__(self, name: str, target: Target, *, help: str = "") -> None:
+        """Register `target` as `name`; `help` is its line in ``hf-distill --help``."""
+
+
+@hookspec
+def register_losses(register: Register) -> None:
+    """Register losses, to be named in the training's `losses`.
+
+    Args:
+        register: takes a name and a row loss (a function of student and teacher logits, both ``[n, V]``, giving
+            ``[n]``; or a `RowLoss`) or a `BatchLoss`. Further parameters of the function, or those of the class, are
+            its options.
+
+    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+
+    Example:
+        >>> @hf_distill.hookimpl
+        ... def register_losses(register):
+        ...     register("total_variation", "hf_distill_tvd.loss:total_variation")
+    """
+
+
+@hookspec
+def register_teachers(register: Register) -> None:
+    """Register sources of the teacher's signal: local models, ensembles, caches, servers.
+
+    Args:
+        register: takes a name and a `Teacher` class (or a function that returns a teacher).
+
+    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+
+    Example:
+        >>> @hf_distill.hookimpl
+        ... def register_teachers(register):
+        ...     register("vote", "hf_distill_vote.teacher:VotingTeacher")
+    """
+
+
+@hookspec
+def register_selectors(register: Register) -> None:
+    """Register selectors, which say what examples are trained on next.
+
+    Args:
+        register: takes a name and a `Selector` class.
+
+    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+
+    Example:
+        >>> @hf_distill.hookimpl
+        ... def register_selectors(register):
+        ...     register("ddk", "hf_distill_ddk.selector:DomainSelector")
+    """
+
+
+@hookspec
+def register_generators(register: Register) -> None:
+    """Register generators, which make new training data between rounds or from the student's own samples.
+
+    Args:
+        register: takes a name and a generator class.
+
+    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+
+    Example:
+        >>> @hf_distill.hookimpl
+        ... def register_generators(register):
+        ...     register("paraphrase", "hf_distill_paraphrase.generator:Paraphraser")
+    """
+
+
+@hookspec
+def register_students(register: RegisterStudent) -> None:
+    """Register student builders (a new model from a teacher) and transforms (a model changed in place).
+
+    Args:
+        register: takes a name, a function of the teacher or the model, and `kind`, "builder" (the default) or
+            "transform". The function's keyword parameters are its options.
+
+    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+
+    Example:
+        >>> @hf_distill.hookimpl
+        ... def register_students(register):
+        ...     register("binarise", "hf_distill_binary.transform:binarise", kind="transform")
+    """
+
+
+@hookspec
+def register_metrics(register: Register) -> None:
+    """Register metrics, which compare student, teacher and labels on the evaluation data.
+
+    Args:
+        register: takes a name and a metric class.
+
+    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+
+    Example:
+        >>> @hf_distill.hookimpl
+        ... def register_metrics(register):
+        ...     register("loyalty", "hf_distill_loyalty.metric:Loyalty")
+    """
+
+
+@hookspec
+def register_commands(register: RegisterCommand) -> None:
+    """Register sub-commands of ``hf-distill``.
+
+    Args:
+        register: takes a name, a function of the remaining command line (``list[str]``) that returns the exit status,
+            and `help`, one line. A target given as ``"module:attribute"`` keeps ``hf-distill --help`` fast.
+
+    When and where: once, when the plugins are activated; in ``hf-distill`` these are the plugins named by ``--plugins``
+    or by the environment variable HF_DISTILL_PLUGINS.
+
+    Example:
+        >>> @hf_distill.hookimpl
+        ... def register_commands(register):
+        ...     register("label", "hf_distill_label.command:label", help="Label a data set with a teacher.")
+    """
+
+
+@hookspec
+def training_started(trainer: DistillationTrainer) -> None:
+    """A training is about to take its first step; everything is built, wrapped and, where asked, resumed.
+
+    Args:
+        trainer: the trainer, for reading. Per-step work is added as a callback: ``trainer.add_callback(...)``.
+
+    When and where: once per call of `train`, on every process, plugins in order of name. Must not communicate between
+    processes, since an error in one plugin would leave the others waiting.
+
+    Example:
+        >>> @hf_distill.hookimpl
+        ... def training_started(trainer):
+        ...     print("training for", trainer.state.max_steps, "steps")
+    """
+
+
+@hookspec
+def training_finished(trainer: DistillationTrainer) -> None:
+    """A training ended by itself: all steps taken, or stopped early by a callback; not called after an error.
+
+    Args:
+        trainer: the trainer, with its final state and log.
+
+    When and where: once per call of `train`, on every process, plugins in order of name. Must not communicate between
+    processes.
+
+    Example:
+        >>> @hf_distill.hookimpl
+        ... def training_finished(trainer):
+        ...     print("best metric", trainer.state.best_metric)
+    """
