@@ -1,0 +1,1 @@
+"""What is trained on next: selectors, the dynamic sampler, the probe."""

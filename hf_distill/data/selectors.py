@@ -46,10 +46,10 @@ class Selector(ABC):
     def draw(self, num_examples: int) -> list[int]:
         """The indices of the next `num_examples` training examples."""
 
-    def start(self, probe: Probe | None) -> None:
-        """Called once before the first draw of a fresh run (not of a resumed one)."""
+    def start(self, probe: Probe | None) -> None:  # noqa: B027 - to be overridden where there is something to do
+        """Called once before the first draw of a fresh run (not of a resumed one), on all processes."""
 
-    def update(self, step: int, probe: Probe | None) -> None:
+    def update(self, step: int, probe: Probe | None) -> None:  # noqa: B027
         """Called after optimizer step `step`, a multiple of `interval`, on all processes."""
 
     @abstractmethod
@@ -63,3 +63,18 @@ class Selector(ABC):
     def logs(self) -> dict[str, float]:
         """Figures for the training log, the current mixture for instance."""
         return {}
+
+
+def read_columns(dataset: Any, names: Sequence[str], *, what: str) -> dict[str, Sequence[Any]]:
+    """The columns `names` of `dataset`, which is one of `datasets` or yields mappings by index.
+
+    Raises:
+        ValueError: there is no such column; says what `what` (the training set, the probe set) has.
+    """
+    table = dataset.with_format(None) if hasattr(dataset, "with_format") else None
+    there = list(dataset[0]) if table is None else table.column_names
+    if missing := [name for name in names if name not in there]:
+        raise ValueError(f"The {what} has no column {', '.join(map(repr, missing))}; it has {', '.join(there)}.")
+    if table is not None:
+        return {name: list(table[name]) for name in names}
+    return {name: [dataset[index][name] for index in range(len(dataset))] for name in names}
