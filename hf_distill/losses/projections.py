@@ -1,0 +1,51 @@
+"""Linear maps from the student's width to the teacher's, trained along with the student."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+PROJECTIONS = ("auto", "linear", "none")
+
+
+class Projection(nn.Linear):
+    """A linear map without bias that computes in float32 whatever dtype its weight is kept in.
+
+    A module with a forward pass of its own, so that DDP and ZeRO-3 see its weight being used.
+    """
+
+    def __init__(self, student_width: int, teacher_width: int) -> None:
+        super().__init__(student_width, teacher_width, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``[..., student width]`` to ``[..., teacher width]``."""
+        return nn.functional.linear(hidden, self.weight.to(torch.promote_types(self.weight.dtype, hidden.dtype)))
+
+
+def make_projections(
+    student_width: int, teacher_width: int, num_pairs: int, *, kind: str, shared: bool
+) -> nn.ModuleList:
+    """One map for each pair of layers, the same one for all of them (`shared`), or identities.
+
+    Args:
+        student_width: H of the student.
+        teacher_width: H of the teacher.
+        num_pairs: pairs of layers.
+        kind: "linear", "none", or "auto": linear only where the widths differ.
+        shared: whether all pairs use one map.
+
+    Raises:
+        ValueError: an unknown kind, or "none" with unequal widths.
+    """
+    if kind not in PROJECTIONS:
+        raise ValueError(f"projection is {kind!r}; expected one of {', '.join(PROJECTIONS)}.")
+    if kind == "none" and student_width != teacher_width:
+        raise ValueError(
+            f'projection is "none", but the student is {student_width} wide and the teacher {teacher_width}; '
+            'use "auto" or "linear".'
+        )
+    if kind == "none" or (kind == "auto" and student_width == teacher_width):
+        return nn.ModuleList(nn.Identity() for _ in range(num_pairs))
+    if shared:
+        return nn.ModuleList([Projection(student_width, teacher_width)] * num_pairs)
+    return nn.ModuleList(Projection(student_width, teacher_width) for _ in range(num_pairs))
