@@ -58,7 +58,7 @@ def register_losses(register: Register) -> None:
     Example:
         >>> @hf_distill.hookimpl
         ... def register_losses(register):
-        ...     register("total_variation", "hf_distill_tvd.loss:total_variation")
+        ...     register("tvd", "hf_distill_tvd.loss:tvd")
     """
 
 

@@ -154,7 +154,7 @@ class Plugins:
             self._manager.register(plugin, name=info.name)
             self._manager.check_pending()
         except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(str(info), f"does not fit the hooks: {error}") from error
+            raise PluginError(str(info), f"does not fit the hooks: {' '.join(str(error).split())}") from error
         callers = self._manager.get_hookcallers(plugin)
         if not callers:
             raise PluginError(str(info), "implements no hook; mark its functions with @hf_distill.hookimpl.")
@@ -238,10 +238,10 @@ def _local_info(name: str, plugin: object) -> PluginInfo:
 
 
 def _load_file(name: str) -> ModuleType:
-    """Import the Python file at the path `name`, once per process."""
+    """Import the Python file at the path `name`, once per process and content."""
     path = Path(name).resolve(strict=True)
     # Not the bare stem: test.py or random.py would hide a module of that name.
-    module_name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    module_name = f"{path.stem}_{hashlib.sha256(bytes(path) + path.read_bytes()).hexdigest()[:12]}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None

@@ -1,8 +1,88 @@
-"""The `hf-distill` command."""
+"""The `hf-distill` command: finds the sub-command that was named, runs it, and says in one line what went wrong.
+
+Sub-commands come from plugins, the core's own first. One is a function of the remaining command line that returns the
+exit status; it is imported only when it runs, so that ``hf-distill --help`` does not import torch.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import sys
+from collections.abc import Sequence
 
-def main() -> int:
-    """Run the command."""
-    return 0
+from .. import __version__
+from ..plugins import Plugins
+from ..registry import PluginError
+
+PLUGINS_VARIABLE = "HF_DISTILL_PLUGINS"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``hf-distill`` with `argv` (by default the process's own) and return the exit status.
+
+    0 is success, 2 a mistake in what was asked for, 130 an interruption; sub-commands may return others.
+    """
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        return _run(parser, options)
+    except (ValueError, OSError, PluginError) as error:
+        if options.debug:
+            raise
+        _print_error(" ".join([str(error), *getattr(error, "__notes__", [])]))
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def active_plugins() -> Plugins:
+    """The plugins that the command line or the environment names: those whose sub-commands there are."""
+    names = os.environ.get(PLUGINS_VARIABLE, "").split(",")
+    return Plugins([name.strip() for name in names if name.strip()])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hf-distill",
+        usage="hf-distill [options] command ...",
+        description="Train a small model under the guidance of big ones.",
+        add_help=False,  # the help lists commands, so plugins come first
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
+    parser.add_argument("--version", action="version", version=f"hf-distill {__version__}")
+    parser.add_argument(
+        "--plugins",
+        metavar="NAMES",
+        help=f"plugins whose sub-commands to add, separated by commas (default: ${PLUGINS_VARIABLE})",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if options.plugins is not None:
+        # Sub-commands see the same plugins, and so do the processes that they start.
+        os.environ[PLUGINS_VARIABLE] = options.plugins
+    plugins = active_plugins()
+    if options.help or options.command is None:
+        lines = [f"  {command.name:<20}  {command.help}".rstrip() for command in plugins.commands]
+        parser.epilog = "\n".join(["commands:", *lines, "", "hf-distill <command> --help says more about a command."])
+        parser.print_help(sys.stdout if options.help else sys.stderr)
+        return 0 if options.help else 2
+    command = plugins.commands.get(options.command)
+    status: int = command.resolve()(options.arguments)
+    return status
+
+
+def _print_error(message: str) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(message, style="red", markup=False, highlight=False)

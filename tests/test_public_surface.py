@@ -1,0 +1,89 @@
+"""What others build on. To add a name, add it here in the same change and to CHANGELOG.md under "Added".
+
+To rename or remove one, keep the old name working with a DeprecationWarning for one minor version, and say so in
+CHANGELOG.md under "Deprecated" and then "Removed". A hook may gain arguments; it loses none.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import hf_distill
+from hf_distill import hookspecs
+
+PUBLIC_NAMES = [
+    "Batch",
+    "BatchLoss",
+    "Clock",
+    "DistillationArguments",
+    "DistillationTrainer",
+    "LocalTeacher",
+    "MixtureSelector",
+    "PluginError",
+    "Plugins",
+    "Probe",
+    "RowLoss",
+    "Rows",
+    "Selector",
+    "Signal",
+    "StudentBuild",
+    "Teacher",
+    "build_student",
+    "hookimpl",
+    "load_student",
+    "transform",
+]
+HOOKS = {
+    "register_losses": ["register"],
+    "register_teachers": ["register"],
+    "register_selectors": ["register"],
+    "register_generators": ["register"],
+    "register_students": ["register"],
+    "register_metrics": ["register"],
+    "register_commands": ["register"],
+    "training_started": ["trainer"],
+    "training_finished": ["trainer"],
+}
+REGISTRIES = ["commands", "generators", "losses", "metrics", "selectors", "students", "teachers", "transforms"]
+
+
+def test_public_names_do_not_change_by_accident():
+    assert hf_distill.__all__ == PUBLIC_NAMES
+
+
+def test_hooks_and_their_arguments_do_not_change_by_accident():
+    found = {
+        name: list(inspect.signature(function).parameters)
+        for name, function in vars(hookspecs).items()
+        if hasattr(function, "hf_distill_spec")
+    }
+    assert found == HOOKS
+
+
+def test_registries_do_not_change_by_accident():
+    assert sorted(hf_distill.Plugins().registries()) == REGISTRIES
+
+
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
+def test_every_public_name_can_be_imported_and_is_documented(name):
+    value = getattr(hf_distill, name)
+    if name != "hookimpl":  # an instance of pluggy's marker
+        assert inspect.getdoc(value)
+
+
+def test_type_checkers_see_the_same_names_in_the_same_places():
+    tree = ast.parse(Path(hf_distill.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: f".{node.module}" for node in block.body for alias in node.names}
+    assert seen == hf_distill._HOMES
+    assert {*seen, "hookimpl"} == set(PUBLIC_NAMES)
+
+
+def test_a_misspelt_name_is_an_attribute_error_not_none():
+    with pytest.raises(AttributeError, match="DistilationTrainer"):
+        hf_distill.DistilationTrainer  # noqa: B018 - the look-up is what fails
+    assert set(PUBLIC_NAMES) <= set(dir(hf_distill))
