@@ -99,8 +99,9 @@ def tiny_model(family: str, *, seed: int = 0, **config: Any) -> PreTrainedModel:
     own_names = {config_class.attribute_map.get(key, key): value for key, value in config.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = getattr(transformers, model_name)(config_class(**{**options, **own_names}))
-    return model.eval()
+        model = getattr(transformers, model_name)(config_class(**{**options, **own_names}))
+    finished: PreTrainedModel = model.eval()
+    return finished
 
 
 def tiny_inputs(
@@ -125,7 +126,5 @@ def tiny_inputs(
 
 def _pad(sequences: list[list[int]]) -> dict[str, Tensor]:
     length = max(map(len, sequences))
-    return {
-        "input_ids": torch.tensor([sequence + [PAD] * (length - len(sequence)) for sequence in sequences]),
-        "attention_mask": torch.tensor([[1] * len(sequence) + [0] * (length - len(sequence)) for sequence in sequences]),
-    }
+    input_ids = torch.tensor([sequence + [PAD] * (length - len(sequence)) for sequence in sequences])
+    return {"input_ids": input_ids, "attention_mask": (input_ids != PAD).long()}

@@ -1,0 +1,179 @@
+"""A student of the teacher's family and vocabulary with another shape and random weights.
+
+    fresh(teacher, size="quarter")                  # a quarter of the teacher's parameters
+    fresh(teacher, size="mini")                     # 4 blocks, 256 wide
+    fresh(teacher, hidden_size=512, layers=6)       # in numbers; what is not given follows from the teacher
+
+The named shapes "tiny" to "medium" are those of the compact BERTs of Turc et al. (2019, arXiv:1908.08962), with heads
+64 wide.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from ..blocks import blocks, is_encoder_decoder
+from ..registry import did_you_mean
+from .base import Source, StudentBuild
+from .configs import keep_blocks, new_model, part_of, present
+
+SHARES = {"half": 1 / 2, "quarter": 1 / 4, "eighth": 1 / 8}
+SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512)}
+_HEAD_WIDTH = 64
+# Two shapes whose parameter counts are both within this share of the target are told apart by proportions instead.
+_CLOSE = 0.05
+
+
+def fresh(
+    teacher: PreTrainedModel,
+    *,
+    size: str | None = None,
+    hidden_size: int | None = None,
+    layers: int | None = None,
+    heads: int | None = None,
+    intermediate_size: int | None = None,
+    vocab_size: int | None = None,
+    config: dict[str, Any] | None = None,
+    seed: int | None = 0,
+) -> StudentBuild:
+    """A new model of the teacher's class.
+
+    Heads divide the width and are, where nothing else is asked for, as wide as the teacher's; key-value heads and inner
+    width keep their proportions. Encoder-decoders get the given layers in both stacks, or both cut in proportion.
+
+    Args:
+        teacher: what the student resembles.
+        size: "half", "quarter", "eighth" of the teacher's *parameters* (embeddings included; the nearest shape no
+            wider or deeper than the teacher), or "tiny", "mini", "small", "medium"; in place of the next four.
+        hidden_size: the width of the hidden states.
+        layers: how many blocks.
+        heads: attention heads per block.
+        intermediate_size: the inner width of the feed-forward networks.
+        vocab_size: where not the teacher's.
+        config: any other fields of the configuration.
+        seed: decides the weights, leaving the global generators alone; None draws from those.
+
+    Raises:
+        ValueError: an unknown size or field, a size beside numbers, or heads that do not divide the width.
+    """
+    numbers = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "intermediate_size": intermediate_size}
+    given = {name: value for name, value in numbers.items() if value is not None}
+    if size is not None and given:
+        raise ValueError(f"size={size!r} already says {', '.join(given)}; give either the one or the others.")
+    make: Any = partial(_configure, teacher, vocab_size=vocab_size, config=config or {})
+    if size in SHARES:
+        student_config = make(**_search(teacher, SHARES[size], make))
+    elif size in SHAPES:
+        layers, width = SHAPES[size]
+        student_config = make(layers=layers, hidden_size=width, heads=width // _HEAD_WIDTH)
+    elif size is None:
+        student_config = make(**given)
+    else:
+        raise ValueError(
+            f"No size {size!r}; there are {', '.join((*SHARES, *SHAPES))}, or give hidden_size and layers."
+        )
+    student = new_model(teacher, student_config, seed=seed)
+    # Nothing was copied, so no block of the student belongs to one of the teacher's.
+    return StudentBuild(student, {name: Source("random") for name in student.state_dict()}, None)
+
+
+def _configure(
+    teacher: PreTrainedModel,
+    *,
+    hidden_size: int | None = None,
+    layers: int | dict[str, int] | None = None,
+    heads: int | None = None,
+    intermediate_size: int | None = None,
+    vocab_size: int | None,
+    config: Mapping[str, Any],
+) -> PretrainedConfig:
+    """The teacher's configuration with another shape; `layers` may say it for each stack."""
+    changed = copy.deepcopy(teacher.config)
+    for stack, depth in _depths(teacher).items():
+        wanted = layers[stack] if isinstance(layers, dict) else depth if layers is None else layers
+        if wanted < 1:
+            raise ValueError(f"Asked for {wanted} layers; a student has at least one.")
+        keep_blocks(changed, [index % depth for index in range(wanted)], depth, stack)
+    part = part_of(changed)
+    _set_width(part, hidden_size, heads, intermediate_size)
+    for name, value in {**({"vocab_size": vocab_size} if vocab_size else {}), **config}.items():
+        if not hasattr(part, name):
+            raise ValueError(f"{type(part).__name__} has no field {name!r}{did_you_mean(name, part.to_dict())}")
+        setattr(part, name, value)
+    return changed
+
+
+def _set_width(part: PretrainedConfig, width: int | None, heads: int | None, inner: int | None) -> None:
+    old_width, old_heads = (getattr(part, present(part, what)[0]) for what in ("hidden_size", "heads"))
+    width = width or old_width
+    head_width = getattr(part, "head_dim", None) or old_width // old_heads
+    # Some families (Gemma) choose the width of a head freely; elsewhere the heads share the hidden width.
+    shared = head_width * old_heads == old_width
+    if heads is None:
+        heads = _nearest_divisor(width, width / head_width) if shared else max(round(old_heads * width / old_width), 1)
+    if shared:
+        if width % heads:
+            raise ValueError(f"{heads} heads cannot share a width of {width}; possible: {_divisors(width)}.")
+        if getattr(part, "head_dim", None) is not None:
+            part.head_dim = width // heads
+    groups = getattr(part, "num_key_value_heads", None)
+    if groups is not None:
+        part.num_key_value_heads = _nearest_divisor(heads, heads * groups / old_heads)
+    for name in present(part, "intermediate_size"):
+        setattr(part, name, inner or round(getattr(part, name) * width / old_width))
+    for name in present(part, "heads"):
+        setattr(part, name, heads)
+    for name in present(part, "hidden_size"):
+        if getattr(part, name) == old_width:
+            setattr(part, name, width)
+
+
+def _search(teacher: PreTrainedModel, share: float, make: Any) -> dict[str, Any]:
+    """The width, heads and layers whose number of parameters is nearest a share of the teacher's.
+
+    Of those within 5 % the one whose depth and width shrank most alike. Models are counted without being allocated,
+    taking the blocks of a stack to be of one size.
+    """
+    part = part_of(teacher.config)
+    width, heads = (getattr(part, present(part, what)[0]) for what in ("hidden_size", "heads"))
+    depths = _depths(teacher)
+    deepest = max(depths.values())
+    target = share * teacher.num_parameters()
+    found = []
+    for fewer in range(1, heads + 1):
+        shape = {"hidden_size": width * fewer // heads, "heads": fewer}
+        single = dict.fromkeys(depths, 1)
+        base = _count(teacher, make(**shape, layers=single))
+        block = {stack: _count(teacher, make(**shape, layers={**single, stack: 2})) - base for stack in depths}
+        for depth in range(1, deepest + 1):
+            layers = {stack: max(round(whole * depth / deepest), 1) for stack, whole in depths.items()}
+            error = abs((base + sum((layers[stack] - 1) * block[stack] for stack in depths)) / target - 1)
+            skew = abs(math.log((fewer / heads) / (depth / deepest)))
+            found.append((error if error > _CLOSE else 0, skew, error, {**shape, "layers": layers}))
+    return min(found, key=lambda candidate: candidate[:3])[-1]
+
+
+def _count(teacher: PreTrainedModel, config: PretrainedConfig) -> int:
+    model_class: Any = type(teacher)
+    with torch.device("meta"):
+        return int(model_class._from_config(config).num_parameters())
+
+
+def _depths(model: PreTrainedModel) -> dict[str, int]:
+    stacks = ("encoder", "decoder") if is_encoder_decoder(model) else ("",)
+    return {stack: len(blocks(model, stack)) for stack in stacks}
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _nearest_divisor(number: int, wanted: float) -> int:
+    return min(_divisors(number), key=lambda divisor: abs(divisor - wanted))
