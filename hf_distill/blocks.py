@@ -83,7 +83,8 @@ def blocks(model: nn.Module, stack: str = "") -> nn.ModuleList:
     config = stack_config(model, stack)
     names = _COUNT_NAMES + (_ENCODER_DECODER_COUNT_NAMES if stack else ())
     counts = {count for name in names if isinstance(count := getattr(config, name, None), int)}
-    root = stack_module(model, stack)
+    root: nn.Module = stack_module(model, stack)
+    root = getattr(root, "base_model", root)  # without heads and whatever else was attached outside
     for candidate in _breadth_first(root):
         if isinstance(candidate, nn.ModuleList) and len(candidate) in counts:
             return candidate
@@ -166,9 +167,9 @@ def match_layers(
 ) -> list[tuple[int, int]]:
     """`layer_map` for two models.
 
-    "auto" takes the map that a student builder left in ``student.config.hf_distill["layer_map"]`` (the teacher block of
-    each student block; for encoder-decoders a mapping from "encoder" and "decoder" to such lists) where it fits the
-    two models, and "last_of_block" otherwise.
+    "auto" takes the map that a student builder left in ``student.config.hf_distill["layer_map"]`` (the teacher block
+    that each student block was made from, None for none; for encoder-decoders one such list for each stack)
+    where it fits the two models, and "last_of_block" otherwise.
     """
     num_student, num_teacher = num_blocks(student, stack), num_blocks(teacher, stack)
     if kind != "auto":
@@ -176,8 +177,9 @@ def match_layers(
     record = getattr(getattr(unwrap(student), "config", None), "hf_distill", None) or {}
     built = record.get("layer_map")
     built = built.get(stack) if isinstance(built, dict) else built
-    if built and len(built) == num_student and all(0 <= block < num_teacher for block in built):
-        return list(enumerate(built))
+    pairs = [(index, block) for index, block in enumerate(built or []) if block is not None]
+    if pairs and len(built) == num_student and all(block < num_teacher for _, block in pairs):
+        return pairs
     return layer_map(num_student, num_teacher)
 
 

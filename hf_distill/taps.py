@@ -109,7 +109,7 @@ class Taps:
         if missing := [name for name in self.names if name not in features]:
             raise RuntimeError(
                 f"Nothing was captured for {', '.join(missing)}: the modules did not run inside `with taps.capture()`. "
-                "Run the model inside it, not compiled before, and name only modules that its forward pass calls."
+                "Run the model inside it, a compiled one from its first run on, and name only modules that are called."
             )
 
     def _keep(self, features: dict[str, Tensor], name: str, tensor: Tensor, *, grad_enabled: bool) -> None:

@@ -1,6 +1,7 @@
 """Finding blocks without a table of families, and the pairs of blocks that learn from each other."""
 
 import pytest
+import torch
 import transformers
 
 from hf_distill.blocks import blocks, hidden_width, layer_map, match_layers, num_blocks
@@ -43,6 +44,12 @@ def test_vision_language_model_has_the_blocks_of_its_text_part():
     model = transformers.LlavaForConditionalGeneration(transformers.LlavaConfig(vision_config=vision, text_config=text))
     assert [type(module).__name__ for module in blocks(model)] == ["LlamaDecoderLayer"] * 2
     assert hidden_width(model) == 32
+
+
+def test_list_attached_to_the_model_is_not_taken_for_its_blocks():
+    model = tiny_model("bert_mlm")
+    model.attached = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+    assert type(blocks(model)[0]).__name__ == "BertLayer"
 
 
 def test_model_without_a_list_of_blocks_is_an_error_that_shows_what_it_has():
@@ -99,6 +106,10 @@ def test_map_that_the_builder_left_is_used_where_it_fits():
     assert match_layers(student, teacher) == [(0, 0), (1, 2)]
     assert match_layers(student, teacher, "top") == [(0, 2), (1, 3)]
     assert match_layers(student, tiny_model("llama")) == [(0, 0), (1, 1)]  # block 2 does not exist there
+    student.config.hf_distill = {"layer_map": [None, 2]}  # the first block is new
+    assert match_layers(student, teacher) == [(1, 2)]
+    student.config.hf_distill = {"layer_map": None}
+    assert match_layers(student, teacher) == [(0, 1), (1, 3)]
 
 
 def test_map_of_an_encoder_decoder_is_read_by_stack():

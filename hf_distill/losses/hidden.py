@@ -67,7 +67,8 @@ class HiddenLoss(FeatureLoss):
 
     def values(self, pair: int, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
         """`distance` of the vectors of all tokens."""
-        return self.distance(self.projections[pair](student[0][mask]), teacher[0][mask])
+        projection = self.projections[0 if self.shared_projection else pair]
+        return self.distance(projection(student[0][mask]), teacher[0][mask])
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The distance of vectors ``[..., H]`` of equal width, ``[...]``."""

@@ -25,7 +25,7 @@ class Projection(nn.Linear):
 def make_projections(
     student_width: int, teacher_width: int, num_pairs: int, *, kind: str, shared: bool
 ) -> nn.ModuleList:
-    """One map for each pair of layers, the same one for all of them (`shared`), or identities.
+    """One map for each pair of layers, a single one for all of them (`shared`), or identities.
 
     Args:
         student_width: H of the student.
@@ -44,8 +44,7 @@ def make_projections(
             f'projection is "none", but the student is {student_width} wide and the teacher {teacher_width}; '
             'use "auto" or "linear".'
         )
+    num_maps = 1 if shared else num_pairs
     if kind == "none" or (kind == "auto" and student_width == teacher_width):
-        return nn.ModuleList(nn.Identity() for _ in range(num_pairs))
-    if shared:
-        return nn.ModuleList([Projection(student_width, teacher_width)] * num_pairs)
-    return nn.ModuleList(Projection(student_width, teacher_width) for _ in range(num_pairs))
+        return nn.ModuleList(nn.Identity() for _ in range(num_maps))
+    return nn.ModuleList(Projection(student_width, teacher_width) for _ in range(num_maps))

@@ -84,6 +84,19 @@ def test_gradient_agrees_with_finite_differences(make):
     assert torch.autograd.gradcheck(value, (*hidden, weight))
 
 
+def test_shared_projection_is_one_tensor_that_serves_every_pair():
+    student, teacher = tiny_model("llama"), tiny_model("llama", hidden_size=48)
+    loss = HiddenMSE(shared_projection=True)
+    loss.setup(student, teacher, None)
+    assert list(loss.state_dict()) == ["projections.0.weight"]  # a tensor under two names could not be saved
+    loss.projections[0].weight.data.zero_()
+    inputs = tiny_inputs(student)
+    ours, theirs = signals(loss, student, teacher, inputs)
+    mask = inputs["attention_mask"].bool()
+    expected = sum(hidden[mask].square().mean(-1).sum() for hidden in theirs.features.values()) / 2
+    torch.testing.assert_close(loss(ours, theirs, make_batch(inputs)), expected)
+
+
 @pytest.mark.parametrize("make", LOSSES)
 def test_equal_models_give_zero_and_no_tokens_give_zero_with_finite_gradients(make):
     model = tiny_model("gpt2")
@@ -189,6 +202,7 @@ def test_projections_are_made_only_where_widths_differ_and_are_shared_on_request
     assert widths(same, projection="linear") == [(32, 32)] * 2
     assert widths(wide) == [(48, 32)] * 2
     assert widths(wide, shared_projection=True) == [(48, 32)]
+    assert widths(same, shared_projection=True) == []
     with pytest.raises(ValueError, match="student is 32 wide and the teacher 48"):
         widths(wide, projection="none")
     with pytest.raises(ValueError, match="expected one of auto, linear, none"):
