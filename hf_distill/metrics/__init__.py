@@ -1,0 +1,1 @@
+"""What is measured of a student: agreement with the teacher, perplexity, calibration, recovery. See each file."""
