@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 LAYER_MAPS = ("last_of_block", "every_k", "uniform", "top")
 _COUNT_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -28,8 +29,8 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = inner
         elif hasattr(model, "get_base_model"):
             model = model.get_base_model()  # type: ignore[operator]
-        elif not hasattr(model, "config_class") and isinstance(inner := getattr(model, "module", None), nn.Module):
-            model = inner
+        elif not isinstance(model, PreTrainedModel) and isinstance(inner := model._modules.get("module"), nn.Module):
+            model = inner  # asked of the wrapper alone: DeepSpeed's engine passes attributes on to the model
         else:
             return model
 
@@ -176,8 +177,8 @@ def match_layers(
         return layer_map(num_student, num_teacher, kind)
     record = getattr(getattr(unwrap(student), "config", None), "hf_distill", None) or {}
     built = record.get("layer_map")
-    built = built.get(stack) if isinstance(built, dict) else built
-    pairs = [(index, block) for index, block in enumerate(built or []) if block is not None]
+    built = (built.get(stack) if isinstance(built, dict) else built) or []
+    pairs = [(index, block) for index, block in enumerate(built) if block is not None]
     if pairs and len(built) == num_student and all(block < num_teacher for _, block in pairs):
         return pairs
     return layer_map(num_student, num_teacher)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from hf_distill.blocks import blocks, hidden_width, layer_map, match_layers, num_blocks
+from hf_distill.blocks import blocks, hidden_width, layer_map, match_layers, num_blocks, unwrap
 from hf_distill.testing import tiny_model
 
 
@@ -44,6 +44,27 @@ def test_vision_language_model_has_the_blocks_of_its_text_part():
     model = transformers.LlavaForConditionalGeneration(transformers.LlavaConfig(vision_config=vision, text_config=text))
     assert [type(module).__name__ for module in blocks(model)] == ["LlamaDecoderLayer"] * 2
     assert hidden_width(model) == 32
+
+
+class Engine(torch.nn.Module):
+    """Passes attributes on to what it wraps, as DeepSpeed's engine does."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # import of dynamo
+def test_wrappers_are_looked_through_in_any_order_even_when_they_pass_attributes_on():
+    model = tiny_model("llama")
+    for wrapped in (model, Engine(model), torch.nn.DataParallel(model), torch.compile(Engine(torch.compile(model)))):
+        assert unwrap(wrapped) is model
 
 
 def test_list_attached_to_the_model_is_not_taken_for_its_blocks():
