@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .data.selectors import Selector as Selector
     from .losses.base import BatchLoss as BatchLoss
     from .losses.base import RowLoss as RowLoss
-    from .plugins import PluginError as PluginError
     from .plugins import Plugins as Plugins
+    from .registry import PluginError as PluginError
     from .signals import Batch as Batch
     from .signals import Clock as Clock
     from .signals import Rows as Rows
@@ -39,7 +39,8 @@ _MODULES = {
     ".data.mixture": ["MixtureSelector"],
     ".data.selectors": ["Probe", "Selector"],
     ".losses.base": ["BatchLoss", "RowLoss"],
-    ".plugins": ["PluginError", "Plugins"],
+    ".plugins": ["Plugins"],
+    ".registry": ["PluginError"],
     ".signals": ["Batch", "Clock", "Rows", "Signal"],
     ".students": ["StudentBuild", "build_student", "load_student", "transform"],
     ".teachers.base": ["Teacher"],

@@ -25,12 +25,10 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from . import __version__, builtins, hookspecs
-from .registry import PluginError, Registry, attribute_errors, did_you_mean
+from .registry import PluginError, Registry, did_you_mean
 
 if TYPE_CHECKING:
     from .trainer import DistillationTrainer
-
-__all__ = ["ENTRY_POINTS", "PluginError", "PluginInfo", "Plugins", "attribute_errors", "installed_plugins"]
 
 ENTRY_POINTS = "hf_distill"
 
@@ -147,14 +145,15 @@ class Plugins:
 
     def _activate(self, plugin: object, info: PluginInfo) -> None:
         """Register one plugin with pluggy and its components with the registries."""
-        # An entry point may name a class; pluggy would call its methods without a self (pluggy#643).
-        plugin = plugin() if isinstance(plugin, type) else plugin
         self.active[info.name] = info
         try:
+            # An entry point may name a class; pluggy would call its methods without a self (pluggy#643).
+            plugin = plugin() if isinstance(plugin, type) else plugin
             self._manager.register(plugin, name=info.name)
             self._manager.check_pending()
-        except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(str(info), f"does not fit the hooks: {' '.join(str(error).split())}") from error
+        except Exception as error:
+            cause = " ".join(str(error).split())  # pluggy's messages have several lines
+            raise PluginError(str(info), f"cannot be registered: {type(error).__name__}: {cause}") from error
         callers = self._manager.get_hookcallers(plugin)
         if not callers:
             raise PluginError(str(info), "implements no hook; mark its functions with @hf_distill.hookimpl.")

@@ -124,7 +124,9 @@ def test_one_name_offered_by_two_packages_is_an_error_only_when_it_is_named(inst
 def test_the_order_of_installation_and_of_naming_does_not_matter(install):
     order = []
     for letter in "cadb":
-        source = f"import hf_distill\n@hf_distill.hookimpl\ndef training_started(trainer): trainer.append({letter!r})\n"
+        # A plugin that asks pluggy for the first or last place does not get it: every process calls in order of name.
+        marker = f"@hf_distill.hookimpl(tryfirst={letter == 'd'}, trylast={letter == 'a'})"
+        source = f"import hf_distill\n{marker}\ndef training_started(trainer): trainer.append({letter!r})\n"
         install(f"hf-distill-{letter}", "1.0", {letter: f"plugin_{letter}"}, {f"plugin_{letter}.py": source})
     assert [info.name for info, _ in installed_plugins() if info.name in "abcd"] == list("abcd")
     first, second = Plugins(["d", "b", "a"]), Plugins(["a", "d", "b"])
@@ -220,6 +222,14 @@ def test_an_importable_module_and_an_object_and_a_class_are_plugins(tmp_path, mo
 
     plugins = Plugins(["my_experiment", Plugin, Other()])
     assert {"from_module", "from_plugin", "from_other"} <= {component.name for component in plugins.metrics}
+
+
+def test_a_plugin_class_that_cannot_be_made_names_the_plugin():
+    class Needy:
+        def __init__(self, something): ...
+
+    with pytest.raises(PluginError, match=r"Needy .*TypeError.*something"):
+        Plugins([Needy])
 
 
 def test_two_different_objects_of_one_name_do_not_replace_each_other():
