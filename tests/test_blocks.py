@@ -63,7 +63,8 @@ class Engine(torch.nn.Module):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # import of dynamo
 def test_wrappers_are_looked_through_in_any_order_even_when_they_pass_attributes_on():
     model = tiny_model("llama")
-    for wrapped in (model, Engine(model), torch.nn.DataParallel(model), torch.compile(Engine(torch.compile(model)))):
+    wrappers = [Engine(model), torch.nn.DataParallel(model), torch.compile(model)]
+    for wrapped in (model, *wrappers, torch.compile(Engine(model)), torch.nn.DataParallel(torch.compile(model))):
         assert unwrap(wrapped) is model
 
 
