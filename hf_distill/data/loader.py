@@ -127,6 +127,14 @@ class IntervalLoader:
             self._waiting = [index for size in state["draws"] for index in self._draw(size)][self._consumed :]
             self._fill()
 
+    def close(self) -> None:
+        """End training: lets go of the prepared loader and of what it has read ahead.
+
+        Workers that are left to Python's collector of reference cycles may take ten seconds to end.
+        """
+        self._batches = iter(())
+        vars(self).pop("_loader", None)
+
     @property
     def _steps_per_epoch(self) -> int:
         return -(-self.batches_per_epoch // self.accumulation_steps)
