@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +60,7 @@ class StudentBuild:
 
 
 def build_student(
-    teacher: PreTrainedModel | str,
+    teacher: PreTrainedModel | str | os.PathLike[str],
     builder: str | Callable[..., StudentBuild] = "layer_drop",
     *,
     plugins: Plugins | None = None,
@@ -99,7 +100,9 @@ def build_student(
         name, package = builder, plugins.students.get(builder).package
         build = plugins.students.create(builder, options)(teacher)
     _check_coverage(name, build)
-    build.model.config.hf_distill = {"builder": name, "options": options, "layer_map": build.layer_map}
+    # A builder may have applied transforms, which left their note already.
+    note = getattr(build.model.config, "hf_distill", {})
+    build.model.config.hf_distill = {**note, "builder": name, "options": options, "layer_map": build.layer_map}
     build.record |= {
         "builder": name,
         "package": package,
@@ -116,7 +119,7 @@ def build_student(
     return build
 
 
-def architecture(config: PretrainedConfig, name: str) -> type[PreTrainedModel]:
+def architecture(config: PretrainedConfig, name: str | os.PathLike[str]) -> type[PreTrainedModel]:
     """The model class that a saved configuration names.
 
     Raises:
@@ -125,7 +128,7 @@ def architecture(config: PretrainedConfig, name: str) -> type[PreTrainedModel]:
     class_name = (config.architectures or [""])[0]
     found: type[PreTrainedModel] | None = getattr(transformers, class_name, None)
     if found is None:
-        raise ValueError(f"{name!r} is of the class {class_name!r}, which transformers lacks; pass model_class=...")
+        raise ValueError(f"{str(name)!r} is of class {class_name!r}, which transformers lacks; pass model_class=...")
     return found
 
 

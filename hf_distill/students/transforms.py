@@ -11,8 +11,10 @@ A transform is a function ``(model, **options) -> None``, registered with kind "
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from ..plugins import Plugins
 from .base import architecture
+
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "trust_remote_code")
 
 
 def transform(model: PreTrainedModel, name: str, *, plugins: Plugins | None = None, **options: Any) -> None:
@@ -45,14 +49,14 @@ def transform(model: PreTrainedModel, name: str, *, plugins: Plugins | None = No
     except TypeError as error:
         raise ValueError(f"The options of a transform are saved with the model; JSON cannot hold {options}.") from error
     plugins = plugins or Plugins()
-    _apply(model, name, options, plugins)
+    plugins.transforms.create(name, options)(model)
     done = getattr(model.config, "hf_distill", {})
     spec = {"name": name, "options": options, "package": plugins.transforms.get(name).package}
     model.config.hf_distill = {**done, "transforms": [*done.get("transforms", []), spec]}
 
 
 def load_student(
-    path: str,
+    path: str | os.PathLike[str],
     *,
     plugins: Plugins | None = None,
     model_class: type[PreTrainedModel] | None = None,
@@ -69,8 +73,7 @@ def load_student(
     Raises:
         ValueError: a transform is not registered, or the weights do not fit what the transforms made.
     """
-    hub = {key: options[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in options}
-    config = AutoConfig.from_pretrained(path, **hub)
+    config = AutoConfig.from_pretrained(path, **{key: options[key] for key in _HUB_OPTIONS if key in options})
     model_class = model_class or architecture(config, path)
     transforms = getattr(config, "hf_distill", {}).get("transforms", [])
     if not transforms:
@@ -80,7 +83,7 @@ def load_student(
     for spec in transforms:
         if spec["name"] not in plugins.transforms:
             raise ValueError(
-                f"{path!r} was made with the transform {spec['name']!r} of {spec['package']}; "
+                f"{str(path)!r} was made with the transform {spec['name']!r} of {spec['package']}; "
                 "install that plugin and activate it: load_student(..., plugins=Plugins([...]))."
             )
     skeleton, buffers = _skeleton(model_class, transforms, plugins)
@@ -88,20 +91,15 @@ def load_student(
     model, report = skeleton.from_pretrained(path, output_loading_info=True, **options)
     if report["missing_keys"] or report["unexpected_keys"]:
         raise ValueError(
-            f"The weights in {path!r} do not fit what its transforms made; missing: {sorted(report['missing_keys'])}, "
-            f"without a place: {sorted(report['unexpected_keys'])}. Is it the version of the plugin that saved them?"
+            f"The weights in {str(path)!r} do not fit what its transforms made; missing: "
+            f"{sorted(report['missing_keys'])}, without a place: {sorted(report['unexpected_keys'])}. "
+            "Is it the version of the plugin that saved them?"
         )
     for name, value in buffers.items():
         model.get_buffer(name).copy_(value)
     model.__class__ = model_class
     loaded: PreTrainedModel = model
     return loaded
-
-
-def _apply(model: PreTrainedModel, name: str, options: dict[str, Any], plugins: Plugins) -> None:
-    plugins.transforms.create(name, options)(model)
-    # A transform may have untied or replaced a head; saving and loading go by this record.
-    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
 
 
 def _skeleton(
@@ -116,10 +114,11 @@ def _skeleton(
 
     def build(self: PreTrainedModel, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         model_class.__init__(self, config, *args, **kwargs)
-        stock = {id(buffer) for buffer in self.buffers()}
-        with torch.device("cpu"):
+        # Kept alive, or a buffer made below could get the id of one that it replaces.
+        stock = {id(buffer): buffer for buffer in self.buffers()}
+        with _ordinary_tensors():
             for spec in transforms:
-                _apply(self, spec["name"], spec["options"], plugins)
+                plugins.transforms.create(spec["name"], spec["options"])(self)
         # from_pretrained leaves buffers outside the state dict uninitialised, but for those that it knows how to make.
         saved = self.state_dict()
         for name, buffer in self.named_buffers():
@@ -131,3 +130,15 @@ def _skeleton(
 
     namespace = {"__init__": build, "__module__": model_class.__module__}
     return type(model_class.__name__, (model_class,), namespace), buffers
+
+
+@contextlib.contextmanager
+def _ordinary_tensors() -> Iterator[None]:
+    """Tensors are made where and in the dtype that they would be outside `from_pretrained`."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

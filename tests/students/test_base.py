@@ -67,13 +67,13 @@ def test_a_tensor_that_a_builder_forgot_is_not_passed_over():
 def test_a_teacher_given_by_name_is_loaded_as_its_checkpoint_says(tmp_path):
     teacher = tiny_model("bert_classifier")
     teacher.to(torch.bfloat16).save_pretrained(tmp_path)
-    build = build_student(str(tmp_path), layers=2)
+    build = build_student(tmp_path, layers=2)
     assert type(build.model) is type(teacher)
     assert build.model.dtype == torch.bfloat16
     inputs = tiny_inputs(teacher)
     assert torch.equal(build.model(**inputs).logits, teacher(**inputs).logits)
     assert build.record["teacher"]["name"] == str(tmp_path)
-    headed = build_student(str(tmp_path), layers=1, model_class=BertForMaskedLM, dtype="float32").model
+    headed = build_student(tmp_path, layers=1, model_class=BertForMaskedLM, dtype="float32").model
     assert isinstance(headed, BertForMaskedLM)
     assert headed.dtype == torch.float32
 
@@ -106,6 +106,6 @@ def test_a_checkpoint_of_an_unknown_class_asks_for_one(tmp_path):
     teacher.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForPoetry"]}))
-    with pytest.raises(ValueError, match="class 'LlamaForPoetry', which transformers lacks; pass model_class"):
-        build_student(str(tmp_path))
-    assert build_student(str(tmp_path), model_class=LlamaForCausalLM, layers=2).layer_map == [0, 1]
+    with pytest.raises(ValueError, match="of class 'LlamaForPoetry', which transformers lacks; pass model_class"):
+        build_student(tmp_path)
+    assert build_student(tmp_path, model_class=LlamaForCausalLM, layers=2).layer_map == [0, 1]

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from hf_distill.blocks import match_layers
 from hf_distill.students import build_student, load_student
@@ -35,7 +44,7 @@ def test_a_shape_in_numbers_runs_and_survives_saving(family, tmp_path):
         logits = build.model(**inputs).logits
         assert logits.shape == teacher(**inputs).logits.shape
         build.model.save_pretrained(tmp_path)
-        assert torch.equal(load_student(str(tmp_path))(**inputs).logits, logits)
+        assert torch.equal(load_student(tmp_path)(**inputs).logits, logits)
     assert {source.operator for source in build.mapping.values()} == {"random"}
     assert build.model.config.num_hidden_layers == 3
 
@@ -74,6 +83,13 @@ def test_families_with_free_head_widths_keep_them():
     teacher = tiny_model("gemma2", head_dim=16)
     config = build_student(teacher, "fresh", hidden_size=16).model.config
     assert (config.num_attention_heads, config.head_dim) == (2, 16)
+
+
+def test_embeddings_narrower_than_the_blocks_keep_their_width():
+    sizes = {"vocab_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "ffn_dim": 64}
+    teacher = OPTForCausalLM(OPTConfig(hidden_size=32, word_embed_proj_dim=8, **sizes))
+    config = build_student(teacher, "fresh", hidden_size=16).model.config
+    assert (config.hidden_size, config.ffn_dim, config.word_embed_proj_dim) == (16, 32, 8)
 
 
 def test_the_seed_decides_and_the_global_generator_is_touched_only_when_asked():

@@ -57,7 +57,7 @@ def test_the_student_equals_the_teacher_without_those_blocks_also_after_saving(f
         reference = skip_blocks(deep_teacher(family), set(range(4)) - set(kept))(**inputs).logits
         torch.testing.assert_close(logits, reference, rtol=0, atol=1e-6)
         build.model.save_pretrained(tmp_path)
-        assert torch.equal(load_student(str(tmp_path))(**inputs).logits, logits)
+        assert torch.equal(load_student(tmp_path)(**inputs).logits, logits)
     assert build.layer_map == ({"encoder": kept, "decoder": kept} if is_encoder_decoder(teacher) else kept)
 
 
@@ -88,7 +88,7 @@ def test_every_tensor_equals_the_one_that_the_mapping_names(family):
 def test_feature_losses_find_the_layer_map(tmp_path):
     teacher = deep_teacher("t5")
     build_student(teacher, encoder_layers=[1, 2], decoder_layers=[3]).model.save_pretrained(tmp_path)
-    student = load_student(str(tmp_path))
+    student = load_student(tmp_path)
     assert match_layers(student, teacher, stack="encoder") == [(0, 1), (1, 2)]
     assert match_layers(student, teacher, stack="decoder") == [(0, 3)]
 
@@ -124,6 +124,11 @@ def moe(**options):
     sizes = {"intermediate_size": 64, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
     config |= sizes | {"num_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 4}
     return Qwen2MoeForCausalLM(Qwen2MoeConfig(**config, **options)).eval()
+
+
+def test_a_list_that_only_happens_to_be_as_long_as_the_stack_stays_whole():
+    teacher = tiny_model("llama", eos_token_id=[2, 3])
+    assert build_student(teacher, layers=1).model.config.eos_token_id == [2, 3]
 
 
 def test_lists_of_layer_numbers_are_counted_anew():

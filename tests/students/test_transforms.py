@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import hf_distill
 from hf_distill.blocks import blocks
 from hf_distill.plugins import Plugins
-from hf_distill.students import build_student, load_student, transform
+from hf_distill.students import Source, StudentBuild, build_student, load_student, transform
 from hf_distill.testing import tiny_inputs, tiny_model
 
 
@@ -35,10 +35,10 @@ class Gate(nn.Module):
     def __init__(self, inner, width):
         super().__init__()
         self.inner = inner
-        self.register_buffer("scale", torch.linspace(0.5, 1.5, width), persistent=False)
+        self.register_buffer("scale", 0.5 + torch.arange(width) / (3 * width), persistent=False)
 
     def forward(self, hidden):
-        return self.inner(hidden) * self.scale
+        return self.inner(hidden) * self.scale.to(hidden.dtype)
 
 
 def gate(model):
@@ -83,7 +83,7 @@ def test_a_transformed_student_gives_the_same_logits_after_loading(family, max_s
     transform(student, "gate", plugins=plugins)
     student.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (max_shard_size == "20KB")
-    loaded = load_student(str(tmp_path), plugins=plugins)
+    loaded = load_student(tmp_path, plugins=plugins)
     assert type(loaded) is type(student)
     assert not loaded.training
     assert not torch.equal(logits(student), plain)
@@ -92,30 +92,53 @@ def test_a_transformed_student_gives_the_same_logits_after_loading(family, max_s
     assert [spec["name"] for spec in loaded.config.hf_distill["transforms"]] == ["low_rank", "gate"]
     # Once more, from what was loaded: nothing may depend on how the model came into being.
     loaded.save_pretrained(tmp_path / "again")
-    assert torch.equal(logits(load_student(str(tmp_path / "again"), plugins=plugins)), logits(student))
+    assert torch.equal(logits(load_student(tmp_path / "again", plugins=plugins)), logits(student))
 
 
 def test_a_checkpoint_in_an_older_layout_is_converted_on_the_way(plugins, tmp_path):
     student = tiny_model("mixtral")
     transform(student, "low_rank", plugins=plugins, rank=3, which="o_proj")
     student.save_pretrained(tmp_path)
-    assert torch.equal(logits(load_student(str(tmp_path), plugins=plugins)), logits(student))
+    assert torch.equal(logits(load_student(tmp_path, plugins=plugins)), logits(student))
 
 
 def test_a_tied_head_can_be_replaced(plugins, tmp_path):
     student = tiny_model("gpt2")
     transform(student, "low_rank_head", plugins=plugins, rank=5)
     student.save_pretrained(tmp_path)
-    assert torch.equal(logits(load_student(str(tmp_path), plugins=plugins)), logits(student))
+    assert torch.equal(logits(load_student(tmp_path, plugins=plugins)), logits(student))
 
 
 def test_a_tied_head_that_was_left_alone_stays_tied(plugins, tmp_path):
     student = tiny_model("gemma2")
     transform(student, "gate", plugins=plugins)
     student.save_pretrained(tmp_path)
-    loaded = load_student(str(tmp_path), plugins=plugins, dtype=torch.bfloat16)
+    loaded = load_student(tmp_path, plugins=plugins, dtype=torch.bfloat16)
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
     assert loaded.dtype == torch.bfloat16
+
+
+def test_constants_of_a_half_precision_student_are_not_rounded_on_loading(plugins, tmp_path):
+    student = tiny_model("llama").to(torch.bfloat16)
+    transform(student, "gate", plugins=plugins)
+    student.save_pretrained(tmp_path)
+    loaded = load_student(tmp_path, plugins=plugins)
+    assert torch.get_default_dtype() == torch.float32
+    assert loaded.dtype == torch.bfloat16
+    scale = loaded.model.layers[0].mlp.scale
+    assert torch.equal(scale, student.model.layers[0].mlp.scale)
+    assert scale.dtype == torch.float32
+
+
+def test_a_builder_may_transform_what_it_builds(plugins, tmp_path):
+    def gated(teacher):
+        build = build_student(teacher, layers=1)
+        transform(build.model, "low_rank", plugins=plugins, rank=3)
+        return StudentBuild(build.model, {name: Source("svd") for name in build.model.state_dict()}, build.layer_map)
+
+    student = build_student(tiny_model("llama"), gated).model
+    student.save_pretrained(tmp_path)
+    assert torch.equal(logits(load_student(tmp_path, plugins=plugins)), logits(student))
 
 
 def test_from_pretrained_alone_misses_the_transforms_and_says_so(plugins, tmp_path):
@@ -132,7 +155,7 @@ def test_an_inactive_plugin_is_named(plugins, tmp_path):
     transform(student, "low_rank", plugins=plugins, rank=3)
     student.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"transform 'low_rank' of .*Toys.*activate it"):
-        load_student(str(tmp_path))
+        load_student(tmp_path)
 
 
 def test_weights_that_do_not_fit_the_transforms_are_an_error(plugins, tmp_path):
@@ -142,7 +165,7 @@ def test_weights_that_do_not_fit_the_transforms_are_an_error(plugins, tmp_path):
     spec = {"name": "low_rank", "options": {"rank": 3}, "package": "toys"}
     (tmp_path / "config.json").write_text(json.dumps(config | {"hf_distill": {"transforms": [spec]}}))
     with pytest.raises(ValueError, match=r"missing: \['model.layers.0.mlp.down_proj.0.weight'.*without a place"):
-        load_student(str(tmp_path), plugins=plugins)
+        load_student(tmp_path, plugins=plugins)
 
 
 def test_a_buffer_made_from_weights_but_not_saved_is_an_error_rather_than_garbage(plugins, tmp_path):
@@ -150,7 +173,7 @@ def test_a_buffer_made_from_weights_but_not_saved_is_an_error_rather_than_garbag
     transform(student, "gate_by_weights", plugins=plugins)
     student.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"mlp\.scale' from parameters; register it as persistent"):
-        load_student(str(tmp_path), plugins=plugins)
+        load_student(tmp_path, plugins=plugins)
 
 
 def test_a_failed_transform_leaves_no_note(plugins):
