@@ -111,13 +111,15 @@ def _configure(
 
 
 def _set_width(part: PretrainedConfig, width: int | None, heads: int | None, inner: int | None) -> None:
-    old_width, old_heads = (getattr(part, present(part, what)[0]) for what in ("hidden_size", "heads"))
+    old_width, old_heads = _width_and_heads(part)
     width = width or old_width
     head_width = getattr(part, "head_dim", None) or old_width // old_heads
     # Some families (Gemma) choose the width of a head freely; elsewhere the heads share the hidden width.
     shared = head_width * old_heads == old_width
     if heads is None:
-        heads = _nearest_divisor(width, width / head_width) if shared else max(round(old_heads * width / old_width), 1)
+        # Half the width, since rotary embeddings take the dimensions of a head in pairs.
+        even = _nearest_divisor(max(width // 2, 1), width / head_width)
+        heads = even if shared else max(round(old_heads * width / old_width), 1)
     if shared:
         if width % heads:
             raise ValueError(f"{heads} heads cannot share a width of {width}; possible: {_divisors(width)}.")
@@ -135,14 +137,21 @@ def _set_width(part: PretrainedConfig, width: int | None, heads: int | None, inn
             setattr(part, name, width)
 
 
+def _width_and_heads(part: PretrainedConfig) -> tuple[int, int]:
+    names = {what: present(part, what) for what in ("hidden_size", "heads")}
+    for what, found in names.items():
+        if not found:
+            raise ValueError(f"{type(part).__name__} has no field for {what} that `fresh` knows; build it yourself.")
+    return getattr(part, names["hidden_size"][0]), getattr(part, names["heads"][0])
+
+
 def _search(teacher: PreTrainedModel, share: float, make: Any) -> dict[str, Any]:
     """The width, heads and layers whose number of parameters is nearest a share of the teacher's.
 
     Of those within 5 % the one whose depth and width shrank most alike. Models are counted without being allocated,
     taking the blocks of a stack to be of one size.
     """
-    part = part_of(teacher.config)
-    width, heads = (getattr(part, present(part, what)[0]) for what in ("hidden_size", "heads"))
+    width, heads = _width_and_heads(part_of(teacher.config))
     depths = _depths(teacher)
     deepest = max(depths.values())
     target = share * teacher.num_parameters()

@@ -9,6 +9,8 @@ from transformers import (
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     T5Config,
@@ -83,6 +85,21 @@ def test_families_with_free_head_widths_keep_them():
     teacher = tiny_model("gemma2", head_dim=16)
     config = build_student(teacher, "fresh", hidden_size=16).model.config
     assert (config.num_attention_heads, config.head_dim) == (2, 16)
+
+
+def test_heads_that_were_not_asked_for_have_an_even_width():
+    teacher = tiny_model("llama")
+    build = build_student(
+        teacher, "fresh", hidden_size=36
+    )  # 4 heads would be 9 wide, which rotary embeddings cannot cut
+    assert build.model.config.head_dim % 2 == 0
+    assert build.model(**tiny_inputs(teacher)).logits.isfinite().all()
+
+
+def test_a_family_without_attention_heads_is_refused_in_words():
+    teacher = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2))
+    with pytest.raises(ValueError, match="MambaConfig has no field for heads"):
+        build_student(teacher, "fresh", size="half")
 
 
 def test_embeddings_narrower_than_the_blocks_keep_their_width():
