@@ -15,7 +15,12 @@ class Loss(nn.Module):
     """What both kinds of loss share: a set-up with the models at hand, and a clock.
 
     Parameters and buffers of a loss are trained, synchronised, saved and resumed like the student's own.
+
+    Attributes:
+        columns: data set columns that it reads from `Batch.extras`.
     """
+
+    columns: tuple[str, ...] = ()
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
         """Check the models and create what depends on them; runs once, before the optimizer exists.
@@ -31,6 +36,11 @@ class Loss(nn.Module):
 
     def advance(self, clock: Clock) -> None:
         """Move state that follows the training's clock; called once per optimizer step, equally on all processes."""
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether `advance` does anything; the statistics that it is given cost a reduction a step."""
+        return type(self).advance is not Loss.advance
 
 
 class RowLoss(Loss):
@@ -52,12 +62,14 @@ class BatchLoss(Loss):
     Attributes:
         items: what the sum runs over, "rows", "tokens" or "examples".
         student_taps, teacher_taps: names of the features to capture (see `hf_distill.taps`); may be set in `setup`.
+        needs_teacher: whether there must be a teacher at all.
         needs_teacher_rows, needs_student_rows: whether predictions are read too.
     """
 
     items: ClassVar[str] = "tokens"
     student_taps: tuple[str, ...] = ()
     teacher_taps: tuple[str, ...] = ()
+    needs_teacher: bool = True
     needs_student_rows: bool = False
     needs_teacher_rows: bool = False
 

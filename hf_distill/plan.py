@@ -1,0 +1,198 @@
+"""What a run distils with: plugins, teachers, losses and selector, resolved from arguments and fitted to a student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers.utils import logging
+
+from .auxiliary import attach_auxiliary
+from .components import ActiveLoss, default_losses, make_losses, make_teachers
+from .data.selectors import Selector
+from .heads import Head, UnsupportedHead
+from .losses.base import BatchLoss
+from .plugins import Plugins
+from .students import build_student, load_student
+from .taps import Taps, ensure_eager
+from .teachers.base import Teacher
+from .teachers.local import output_width
+from .vocabulary import shared_vocabulary
+
+logger = logging.get_logger(__name__)
+
+
+class Plan:
+    """The components of one run.
+
+    Args:
+        args: the trainer's arguments; fields of `DistillationArguments` are read where they exist.
+        teacher, losses, selector, plugins: what the constructor was given; goes before `args`.
+
+    Attributes:
+        active: whether there is anything that `Trainer` alone would not do.
+        distils: whether there are losses (there may be a selector alone).
+    """
+
+    def __init__(
+        self,
+        args: TrainingArguments,
+        *,
+        teacher: Any = None,
+        losses: Sequence[Any] | None = None,
+        selector: Any = None,
+        plugins: Sequence[Any] | None = None,
+    ) -> None:
+        def chosen(value: Any, name: str) -> Any:
+            return value if value is not None else getattr(args, name, None)
+
+        self.seed = args.seed
+        self.memory = getattr(args, "loss_memory_mb", 192) * 2**20
+        self.plugins = Plugins(chosen(plugins, "plugins") or ())
+        self.teachers: dict[str, Teacher] = make_teachers(chosen(teacher, "teacher"), self.plugins)
+        self.loss_specs = chosen(losses, "losses")
+        self.selector = self._make_selector(chosen(selector, "selector"))
+        self.losses: list[ActiveLoss] = []
+        self.head: Head | None = None
+        self.shared_columns: dict[str, int] = {}
+        self.student_taps: tuple[str, ...] = ()
+
+    @property
+    def distils(self) -> bool:
+        """Whether there are losses beside the task's own."""
+        return bool(self.teachers) or self.loss_specs is not None
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to do that `Trainer` would not."""
+        return self.distils or self.selector is not None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Data set columns that must reach the step beside the student's inputs."""
+        sources: list[Any] = [*self.teachers.values(), *(loss.module for loss in self.losses if loss.module)]
+        return tuple(dict.fromkeys(column for source in sources for column in source.columns))
+
+    def _make_selector(self, spec: Any) -> Selector | None:
+        if spec is None or isinstance(spec, Selector):
+            return spec
+        options = {"name": spec} if isinstance(spec, str) else dict(spec)
+        if "name" not in options:
+            raise ValueError(f"The selector {spec!r} has no name. Say which: {{'name': 'mixture', ...}}.")
+        return self.plugins.selectors.create(options.pop("name"), options)  # type: ignore[no-any-return]
+
+    def make_student(self, spec: Any) -> nn.Module:
+        """Load or build the student from `DistillationArguments.student`.
+
+        Raises:
+            ValueError: there is nothing to build from, or the builder refuses.
+        """
+        if isinstance(spec, str):
+            return load_student(spec, plugins=self.plugins)
+        options = dict(spec)
+        if "builder" not in options:
+            raise ValueError(f"student is {spec!r}; expected a folder or hub name, or {{builder: ..., ...options}}.")
+        source = next((teacher.model for teacher in self.teachers.values() if teacher.model is not None), None)
+        if source is None:
+            raise ValueError("A student is built from a teacher's model, but no teacher with a model is given.")
+        return build_student(source, plugins=self.plugins, **options).model
+
+    def fit(
+        self, student: nn.Module, tokenizer: PreTrainedTokenizerBase | None, *, whole_logits: bool
+    ) -> None:
+        """Make the losses for this student: check them, create what they own, and attach that to the student.
+
+        Args:
+            student: unwrapped, before `Trainer` builds an optimizer for it.
+            tokenizer: the student's.
+            whole_logits: keep the student's head where it is (FSDP shards it out of reach).
+
+        Raises:
+            ValueError: a loss does not fit the models, or models do not fit each other.
+        """
+        if not self.distils:
+            return
+        for name, teacher in self.teachers.items():
+            _refuse_shared_parameters(student, teacher.model, name)
+        specs = default_losses(student) if self.loss_specs is None else self.loss_specs
+        self.losses = make_losses(specs, self.teachers, self.plugins)
+        if not self.losses:
+            raise ValueError("losses is an empty list: nothing to train on. Leave it out for the default.")
+        try:
+            self.head = None if whole_logits else Head.of(student)
+        except UnsupportedHead as reason:
+            logger.warning_once(f"The student projects whole batches to logits: {reason}")
+        self._check_logits(student, tokenizer)
+        with torch.random.fork_rng():  # what losses create must not change the run's other random numbers
+            torch.manual_seed(self.seed)
+            for loss in self.losses:
+                if loss.module is not None:
+                    teacher = self.teachers[loss.teacher].model if loss.teacher else None
+                    loss.module.setup(student, teacher, tokenizer)
+        self._request_features(student)
+        attach_auxiliary(student, self.losses)
+
+    def _check_logits(self, student: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        width = self.head.vocab_size if self.head is not None else output_width(student)
+        for loss in self.losses:
+            if not loss.is_row or loss.teacher is None:
+                continue
+            teacher = self.teachers[loss.teacher]
+            if width == 1 and loss.label != "logit_mse":
+                raise ValueError(
+                    f"The student has one output column, of which every softmax is 1, so that {loss.label!r} would be "
+                    "zero forever. Use logit_mse for regression."
+                )
+            if width is not None and teacher.vocab_size is not None:
+                self.shared_columns[loss.teacher] = shared_vocabulary(
+                    student,
+                    width,
+                    tokenizer,
+                    teacher.model,
+                    teacher.vocab_size,
+                    teacher.tokenizer,
+                    teacher_name=getattr(teacher, "name", loss.teacher),
+                )
+
+    def _request_features(self, student: nn.Module) -> None:
+        """Ask each model for what the losses read, and for no more."""
+        features = [loss.function for loss in self.losses if isinstance(loss.function, BatchLoss)]
+        self.student_taps = tuple(dict.fromkeys(name for loss in features for name in loss.student_taps))
+        if Taps(student, self.student_taps).requires_eager:
+            ensure_eager(student, "student")
+        for name, teacher in self.teachers.items():
+            own = [loss for loss in self.losses if loss.teacher == name]
+            batch_losses = [loss.function for loss in own if isinstance(loss.function, BatchLoss)]
+            taps = tuple(dict.fromkeys(tap for loss in batch_losses for tap in loss.teacher_taps))
+            rows = any(loss.is_row for loss in own) or any(loss.needs_teacher_rows for loss in batch_losses)
+            probed = self.selector is not None and self.selector.needs_probe
+            teacher.request(rows=rows or probed, taps=taps)
+
+    def describe(self, student: nn.Module) -> str:
+        """One line for the log: who learns what from whom."""
+        terms = []
+        for loss in self.losses:
+            temperature = f" (T = {loss.temperature:g})" if loss.is_row and loss.temperature != 1 else ""
+            source = f" of {loss.teacher}" if loss.teacher is not None and len(self.teachers) > 1 else ""
+            terms.append(f"{loss.weight} x {loss.label}{temperature}{source}")
+        size = sum(parameter.numel() for parameter in student.parameters())
+        return f"Distilling {type(student).__name__} ({size:,} parameters): loss = {' + '.join(terms)}"
+
+    def versions(self) -> Mapping[str, str]:
+        """Names and versions of the active plugins, for checkpoints."""
+        return self.plugins.versions()
+
+
+def _refuse_shared_parameters(student: nn.Module, teacher: nn.Module | None, name: str) -> None:
+    if teacher is None:
+        return
+    mine = {id(parameter) for parameter in student.parameters()}
+    if any(id(parameter) in mine for parameter in teacher.parameters()):
+        raise ValueError(
+            f"The student and the teacher {name!r} share parameters; freezing the teacher would freeze the student. "
+            "Pass a copy: teacher=copy.deepcopy(model)."
+        )
+

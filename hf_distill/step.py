@@ -1,0 +1,294 @@
+"""One distillation step: teachers speak, the student runs, every loss gives a sum, the sums become one scalar.
+
+The scalar does not depend on how a step is cut into micro-batches, accumulation steps and processes: every loss is a
+sum, divided by a count over the whole step that is known before the first forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .batches import BatchReader
+from .components import TASK, ActiveLoss
+from .heads import Head
+from .losses.base import BatchLoss
+from .losses.divergences import cross_entropy
+from .losses.engine import RowResult, RowTerm, row_losses
+from .registry import attribute_errors
+from .signals import Batch, Rows, Signal
+from .taps import Taps
+from .teachers.base import Teacher
+from .wrapping import call_inside
+
+ROWS = "rows"
+
+
+@dataclass
+class StepResult:
+    """What one micro-batch gave.
+
+    Attributes:
+        loss: the scalar to differentiate: sums over global counts, times the number of processes.
+        sums: each loss's unweighted local sum and local count, detached, by name.
+        outputs: the student's output object.
+    """
+
+    loss: Tensor
+    sums: dict[str, tuple[Tensor, Tensor]]
+    outputs: Any
+
+
+class DistillationStep:
+    """Holds what every step needs; built once, when student, teachers and losses are known.
+
+    Args:
+        student: the unwrapped student.
+        head: its output head, or None where whole logits are used.
+        teachers: by name.
+        losses: the terms of the total.
+        reader: finds rows and labels in a batch.
+        taps: the student's features that losses asked for.
+        shared_columns: by teacher name, how many leading columns of the logits count.
+        memory: budget of the row losses in bytes.
+        task_function: the user's ``compute_loss_func``, which then is the task's loss.
+        accepts_item_count: whether the student's forward takes ``num_items_in_batch`` for its own loss.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        head: Head | None,
+        teachers: Mapping[str, Teacher],
+        losses: Sequence[ActiveLoss],
+        reader: BatchReader,
+        taps: Taps,
+        shared_columns: Mapping[str, int],
+        memory: int,
+        task_function: Callable[..., Tensor] | None = None,
+        accepts_item_count: bool = False,
+    ) -> None:
+        self.student = student
+        self.head = head
+        self.teachers = {name: teachers[name] for name in dict.fromkeys(loss.teacher for loss in losses) if name}
+        self.losses = list(losses)
+        self.reader = reader
+        self.taps = taps
+        self.shared_columns = dict(shared_columns)
+        self.memory = memory
+        self.task_function = task_function
+        self.accepts_item_count = accepts_item_count
+        self.batch_losses = [loss for loss in losses if isinstance(loss.function, BatchLoss)]
+        self.row_losses = [loss for loss in losses if loss.is_row]
+        self.task = next((loss for loss in losses if loss.is_task), None)
+        # A vocabulary head's task loss is a row loss too and shares the student's projection with the others.
+        self.task_is_row = head is not None and task_function is None
+        self.needs_student_rows = bool(self.row_losses) or any(
+            loss.function.needs_student_rows  # type: ignore[union-attr]
+            for loss in self.batch_losses
+        )
+
+    def counts(self, batches: Sequence[Batch]) -> Tensor:
+        """What each loss's sum is divided by, over these micro-batches of this process: rows, then each batch loss."""
+        totals = [
+            torch.stack([batch.count(ROWS), *(loss.function.count(batch) for loss in self.batch_losses)])  # type: ignore[union-attr]
+            for batch in batches
+        ]
+        return torch.stack(totals).sum(0)
+
+    def run(
+        self,
+        wrapper: nn.Module,
+        batch: Batch,
+        counts: Tensor,
+        *,
+        step: int,
+        max_steps: int,
+        num_processes: int,
+        whole_logits: bool,
+        observe: bool,
+    ) -> StepResult:
+        """Compute the loss of one micro-batch.
+
+        Args:
+            wrapper: the student as the trainer calls it.
+            batch: the micro-batch.
+            counts: what `counts` gave, summed over the step's micro-batches and all processes.
+            step, max_steps: for the weights' schedules.
+            num_processes: gradients are averaged over this many processes afterwards.
+            whole_logits: whether the caller reads the student's logits; costs the memory of the whole batch.
+            observe: whether to measure teacher entropy and agreement, too.
+        """
+        signals = {name: teacher.signal(batch) for name, teacher in self.teachers.items()}
+        if self.task is not None and batch.labels is None:
+            raise ValueError(
+                "The task loss needs labels, but the batch has none (columns: "
+                f"{', '.join([*batch.inputs, *batch.extras])}). Add a `labels` column (a collator such as "
+                'DataCollatorForLanguageModeling makes one), or distil without labels: losses=["forward_kl"].'
+            )
+        scales = {}
+        for loss in self.losses:
+            index = 1 + self.batch_losses.index(loss) if loss in self.batch_losses else 0
+            scales[loss.label] = loss.weight.value(step, max_steps) * num_processes / counts[index].clamp(min=1)
+
+        def inside(forward: Callable[..., Any]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], Any]:
+            student = self._run_student(forward, batch, whole_logits=whole_logits or self.task_function is not None)
+            terms, sums = [], {}
+            for loss in self.batch_losses:
+                total, parts = self._batch_loss(loss, student, signals, batch)
+                terms.append(total * scales[loss.label])
+                sums.update(parts)
+            if self.task is not None and not self.task_is_row:
+                total = self._own_task_loss(student.outputs, batch)
+                terms.append(total * scales[self.task.label])
+                sums[self.task.label] = (total.detach(), batch.count(ROWS))
+            if self.row_losses or (self.task is not None and self.task_is_row):
+                result = self._rows(student, signals, batch, scales, observe=observe)
+                terms.append(result.total)
+                sums.update(_row_sums(result, batch.count(ROWS)))
+            if (router := self._router_loss(student.outputs, batch)) is not None and self.task is not None:
+                terms.append(router * scales[self.task.label])
+                sums["router"] = (router.detach(), batch.count(ROWS))
+            return torch.stack([term.float() for term in terms]).sum(), sums, student.outputs
+
+        loss, sums, outputs = call_inside(wrapper, self.student, inside)
+        return StepResult(loss=loss, sums=sums, outputs=outputs)
+
+    def _run_student(self, forward: Callable[..., Any], batch: Batch, *, whole_logits: bool) -> Signal:
+        inputs = dict(batch.inputs)
+        if self.task is not None and not self.task_is_row and self.task_function is None:
+            inputs["labels"] = batch.labels
+            if self.accepts_item_count:
+                inputs["num_items_in_batch"] = batch.count(ROWS).clamp(min=1)
+        head = self.head if self.needs_student_rows or self.task_is_row else None
+        with self.taps.capture() as features:
+            if head is not None or self.needs_student_rows:
+                rows, outputs = student_rows(forward, self.student, inputs, head, skip=not whole_logits)
+            else:
+                rows, outputs = None, forward(**inputs)
+        if rows is not None and rows.tensor.shape[:-1] != batch.row_mask.shape:
+            raise ValueError(
+                f"The student predicts at positions {tuple(rows.tensor.shape[:-1])}, but labels and masks have "
+                f"{tuple(batch.row_mask.shape)}. Something adds or drops positions (prompt tuning, packing)."
+            )
+        return Signal(rows=rows, features=features, outputs=outputs)
+
+    def _batch_loss(
+        self, loss: ActiveLoss, student: Signal, signals: Mapping[str, Signal], batch: Batch
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """The sum of one batch loss, and what to log: itself, or its named parts."""
+        assert isinstance(loss.function, BatchLoss)
+        teacher = signals[loss.teacher] if loss.teacher is not None else Signal()
+        with attribute_errors(loss.source):
+            values = loss.function(student, teacher, batch)
+        count = loss.function.count(batch)
+        if not isinstance(values, Mapping):
+            return values, {loss.label: (values.detach(), count)}
+        parts = {f"{loss.label}/{part}": (value.detach(), count) for part, value in values.items()}
+        return torch.stack(list(values.values())).sum(), parts
+
+    def _own_task_loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """The sum of the task's loss over the micro-batch's rows, from the model or the user's function.
+
+        Both give a mean over the items they are told of, or over the micro-batch; told of the micro-batch alone, that
+        mean times the count is the sum, whichever of the two it is.
+        """
+        count = batch.count(ROWS)
+        if self.task_function is not None:
+            mean = self.task_function(outputs, batch.labels, num_items_in_batch=count.clamp(min=1))
+        else:
+            mean = outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
+        return mean.float() * count
+
+    def _router_loss(self, outputs: Any, batch: Batch) -> Tensor | None:
+        """A mixture-of-experts student's load-balancing loss, which its own loss would have contained.
+
+        It is not linear in the batch, so it is the one term that depends on how a step is cut.
+        """
+        aux = outputs.get("aux_loss") if isinstance(outputs, Mapping) and self.task_is_row else None
+        if aux is None:
+            return None
+        return aux * getattr(self.student.config, "router_aux_loss_coef", 0.0) * batch.count(ROWS)
+
+    def _rows(
+        self,
+        student: Signal,
+        signals: Mapping[str, Signal],
+        batch: Batch,
+        scales: Mapping[str, Tensor],
+        *,
+        observe: bool,
+    ) -> RowResult:
+        """All losses on logits in one pass over the rows that count."""
+        assert student.rows is not None
+        terms = [
+            RowTerm(
+                name=loss.label,
+                function=loss.function or cross_entropy,
+                scale=scales[loss.label],
+                temperature=loss.temperature,
+                teacher=loss.teacher,
+            )
+            for loss in (*self.row_losses, *([self.task] if self.task is not None and self.task_is_row else []))
+        ]
+        labels = None if batch.row_labels is None else batch.row_labels[batch.row_mask]
+        if observe and self.task_is_row and self.task is None and labels is not None:
+            # The perplexity of evaluation needs it, whether or not it is trained on.
+            terms.append(RowTerm(name=TASK, function=cross_entropy, scale=0.0, teacher=None))
+        teachers = {}
+        for name in dict.fromkeys(term.teacher for term in terms if term.teacher is not None):
+            rows = signals[name].rows
+            assert rows is not None
+            if rows.tensor.shape[:-1] != batch.row_mask.shape:
+                raise ValueError(
+                    f"The teacher {name!r} predicts at positions {tuple(rows.tensor.shape[:-1])}, the student at "
+                    f"{tuple(batch.row_mask.shape)}; losses on logits compare them one by one."
+                )
+            teachers[name] = replace(rows.select(batch.row_mask), vocab_size=self.shared_columns.get(name))
+        student_rows = student.rows.select(batch.row_mask)
+        return row_losses(student_rows, teachers, terms, labels=labels, memory=self.memory, observe=observe)
+
+
+def student_rows(
+    forward: Callable[..., Any], student: nn.Module, inputs: Mapping[str, Any], head: Head | None, *, skip: bool = True
+) -> tuple[Rows, Any]:
+    """Run the student for its predictions: with a head, the states that go into it; without, its logits.
+
+    Args:
+        forward: the student's forward pass.
+        student: the unwrapped student, for messages.
+        inputs: what `forward` takes.
+        head: the student's head, or None where whole logits are used.
+        skip: whether the head is left out of this pass, to run later on the rows that count.
+
+    Raises:
+        ValueError: the student gives no logits.
+    """
+    if head is not None:
+        with head.deferred(skip=skip) as captured:
+            outputs = forward(**inputs)
+        return Rows(states=captured.states, head=head), outputs
+    outputs = forward(**inputs)
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    if logits is None:
+        raise ValueError(
+            f"{type(student).__name__} returns no `logits`, but a loss compares them (it returned "
+            f"{', '.join(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__}). "
+            "Use losses on features for such a model."
+        )
+    return Rows(logits=logits), outputs
+
+
+def _row_sums(result: RowResult, count: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    sums = {name: (value, count) for name, value in result.sums.items()}
+    if result.agreement_sum is not None:
+        sums["teacher_agreement"] = (result.agreement_sum, count)
+    if result.teacher_entropy_sum is not None:
+        sums["teacher_entropy"] = (result.teacher_entropy_sum, count)
+    return sums
+

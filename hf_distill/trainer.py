@@ -1,0 +1,432 @@
+"""`DistillationTrainer`: `transformers.Trainer` with teachers, losses from plugins, and data selection.
+
+The only file that overrides methods of `transformers.Trainer`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import find_batch_size, nested_detach
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers.utils import logging
+
+from .auxiliary import auxiliary_state, load_auxiliary, save_auxiliary
+from .batches import BatchReader, KeepExtraColumns
+from .checkpoints import last_complete_checkpoint, warn_of_other_versions
+from .data.loader import IntervalLoader
+from .data.probe import DomainProbe
+from .meter import Meter, means, named_for_log, peak_memory_mb
+from .plan import Plan
+from .selection import make_interval_loader, make_probe
+from .signals import Batch, Clock
+from .step import DistillationStep, StepResult
+from .taps import Taps
+
+logger = logging.get_logger(__name__)
+
+STATE_FILE = "distillation_state.json"
+
+
+class DistillationTrainer(Trainer):
+    """A `transformers.Trainer` whose model learns from teachers, too.
+
+    Takes every argument of `Trainer`. Without teacher, losses and selector it *is* `Trainer`: same losses, logs and
+    checkpoints, to the bit. With a teacher and nothing else, the loss is half the task's own and half forward KL.
+
+    Args:
+        model: the student. May be left out where `args.student` says how to build or load one.
+        args: a `DistillationArguments`, or a plain `TrainingArguments`.
+        teacher: a model, a folder or hub name, a mapping of options, or a list of these; before `args.teacher`.
+        losses: names, functions, or mappings of name, weight, temperature and options; before `args.losses`.
+        selector: which data comes next; a `Selector` or a mapping of name and options; before `args.selector`.
+        probe_dataset: what a selector measures the models on; a data set like `train_dataset`.
+        plugins: names of plugins, paths of Python files, or plugin objects; before `args.plugins`.
+        **trainer_arguments: everything else that `Trainer` takes.
+
+    Raises:
+        ValueError: whatever of the above does not fit together; says what was given and what to do.
+
+    Example:
+        >>> trainer = DistillationTrainer(model=student, args=args, teacher="path/to/teacher", train_dataset=data)
+        >>> trainer.train()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        *positional: Any,
+        teacher: Any = None,
+        losses: Sequence[Any] | None = None,
+        selector: Any = None,
+        probe_dataset: Any = None,
+        plugins: Sequence[Any] | None = None,
+        **trainer_arguments: Any,
+    ) -> None:
+        if args is None:
+            args = TrainingArguments(output_dir="tmp_trainer")
+        self.plan = Plan(args, teacher=teacher, losses=losses, selector=selector, plugins=plugins)
+        self.probe_dataset = probe_dataset
+        self._step: DistillationStep | None = None
+        self._interval_loader: IntervalLoader | None = None
+        self._probe: DomainProbe | None = None
+        self._probe_state: Mapping[str, Any] | None = None
+        self._step_meter, self._log_meter, self._eval_meter = Meter(), Meter(), Meter()
+        self._last_log_time = time.monotonic()
+        self._extra_logs: dict[str, float] = {}
+        if self.plan.active:
+            self._refuse(args, trainer_arguments)
+            if model is None and getattr(args, "student", None) is not None:
+                model = self.plan.make_student(args.student)
+            if model is not None:
+                self._fit(model, trainer_arguments.get("processing_class"), args)
+        super().__init__(model, args, *positional, **trainer_arguments)
+        if self.plan.active:
+            self._start()
+
+    # ---- Building ----
+
+    def _refuse(self, args: TrainingArguments, trainer_arguments: Mapping[str, Any]) -> None:
+        """What cannot be combined with distillation, said before anything is loaded twice."""
+        if self.plan.distils and args.label_smoothing_factor != 0:
+            raise ValueError(
+                f"label_smoothing_factor is {args.label_smoothing_factor}, together with distillation losses. The "
+                "teacher's distribution already smooths the labels; set it to 0."
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {args.n_gpu} GPUs, so that Trainer would use nn.DataParallel, which copies the "
+                "student at every step and leaves the teacher behind. Start one process per GPU: `accelerate launch`."
+            )
+        if self.plan.distils and not getattr(args, "average_tokens_across_devices", True):
+            logger.warning_once("average_tokens_across_devices=False is ignored: losses are means over all processes.")
+
+    def _fit(self, model: nn.Module, tokenizer: Any, args: TrainingArguments) -> None:
+        """Fit the plan to a student that no wrapper has touched yet."""
+        tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+        self.plan.fit(model, tokenizer, whole_logits=bool(args.fsdp))
+        self._step = None
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Fit every new student that `model_init` makes."""
+        model = super().call_model_init(trial)
+        if self.plan.active:
+            self._fit(model, getattr(self, "processing_class", None), self.args)
+        return model  # type: ignore[no-any-return]
+
+    def _start(self) -> None:
+        """What needs the accelerator: place teachers, compare processes, keep columns, keep time."""
+        fingerprints = gather_object([self.plan.plugins.fingerprint()])
+        if len(set(fingerprints)) > 1:
+            listed = "; ".join(f"process {rank}: {text}" for rank, text in enumerate(fingerprints))
+            raise ValueError(f"The processes run different plugins or versions of them: {listed}. Install the same.")
+        for teacher in self.plan.teachers.values():
+            teacher.prepare(self.accelerator)
+        if self.plan.columns:
+            self.data_collator = KeepExtraColumns(self.data_collator, self.plan.columns)
+        self.add_callback(_OptimizerStepClock(self))
+        if self.plan.distils:
+            logger.warning(self.plan.describe(self.model))
+
+    @property
+    def batch_reader(self) -> BatchReader:
+        """Finds rows and labels in a batch for the current student."""
+        return BatchReader(self.model, shifted=self._loss_shifts_labels, extra_columns=self.plan.columns)
+
+    @property
+    def distillation_step(self) -> DistillationStep:
+        """The step for the current student."""
+        if self._step is None:
+            self._step = DistillationStep(
+                self.model,
+                head=self.plan.head,
+                teachers=self.plan.teachers,
+                losses=self.plan.losses,
+                reader=self.batch_reader,
+                taps=Taps(self.model, self.plan.student_taps),
+                shared_columns=self.plan.shared_columns,
+                memory=self.plan.memory,
+                task_function=self.compute_loss_func,
+                accepts_item_count=self.model_accepts_loss_kwargs,
+            )
+        return self._step
+
+    # ---- Data ----
+
+    def _set_signature_columns_if_needed(self) -> None:
+        known = self._signature_columns is not None
+        super()._set_signature_columns_if_needed()
+        if not known:
+            self._signature_columns += [c for c in self.plan.columns if c not in self._signature_columns]
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The training loader; with a selector, one that draws anew at every interval of optimizer steps."""
+        if self.plan.selector is None:
+            return super().get_train_dataloader()
+        self._interval_loader = make_interval_loader(self)
+        return self._interval_loader.dataloader
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Examples of an epoch, which a stream of ready batches does not know."""
+        if self._interval_loader is not None and dataloader is self._interval_loader.dataloader:
+            return len(self.train_dataset)
+        return super().num_examples(dataloader)  # type: ignore[no-any-return]
+
+    # ---- Loss ----
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """What each loss is divided by: counted over all micro-batches of the step and all processes, before any runs."""
+        if not self.plan.distils or not batch_samples:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        step = self.distillation_step
+        return self._reduce(step.counts([step.reader.read(inputs) for inputs in batch_samples]).to(device))
+
+    def _reduce(self, counts: Tensor) -> Tensor:
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+        return counts
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The weighted sum of all losses; `Trainer`'s own where there are none."""
+        if not self.plan.distils:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        batch = self.distillation_step.reader.read(inputs)
+        result = self._run_step(
+            model,
+            batch,
+            num_items_in_batch if isinstance(num_items_in_batch, Tensor) else None,
+            whole_logits=return_outputs,
+            observe=model.training and self._logs_this_step(),
+        )
+        if model.training:
+            _add(self._step_meter, result)
+            self._step_meter.add("tokens", batch.count("tokens"), 1)
+        return (result.loss, result.outputs) if return_outputs else result.loss
+
+    # The loss is a sum over counts of the whole optimizer step, so Trainer must not divide it again.
+    @property
+    def loss_is_scaled_for_ga(self) -> bool | None:
+        return True if self.plan.distils else None
+
+    def _run_step(
+        self, model: nn.Module, batch: Batch, counts: Tensor | None, *, whole_logits: bool, observe: bool
+    ) -> StepResult:
+        step = self.distillation_step
+        if counts is None:
+            counts = self._reduce(step.counts([batch]))
+        return step.run(
+            model,
+            batch,
+            counts,
+            step=self.state.global_step,
+            max_steps=self.state.max_steps,
+            num_processes=self.accelerator.num_processes // self.get_tp_size(),
+            whole_logits=whole_logits,
+            observe=observe,
+        )
+
+    # ---- Logging ----
+
+    def _logs_this_step(self) -> bool:
+        """Whether the step under way will be logged; teacher entropy and agreement are measured only there."""
+        if self.args.logging_strategy != IntervalStrategy.STEPS:
+            return True
+        step = self.state.global_step + 1
+        return step % max(self.state.logging_steps, 1) == 0 or (step == 1 and self.args.logging_first_step)
+
+    def before_first_step(self) -> None:
+        """Called when everything is placed and a checkpoint, if any, is loaded; on every process."""
+        self._last_log_time = time.monotonic()
+        selector = self.plan.selector
+        if selector is not None:
+            self._probe = make_probe(self) if selector.needs_probe else None
+            if self._probe is not None and self._probe_state is not None:
+                self._probe.load_state_dict(self._probe_state)
+            if self.state.global_step == 0:
+                selector.start(self._probe)
+        self.plan.plugins.training_started(self)
+
+    def after_optimizer_step(self) -> None:
+        """Move what keeps time; called once per optimizer step on every process."""
+        timed = [loss.module for loss in self.plan.losses if loss.module is not None and loss.module.keeps_time]
+        if timed:
+            clock = Clock(
+                step=self.state.global_step,
+                max_steps=self.state.max_steps,
+                losses=means(self._step_meter.read(self.args.device)),
+            )
+            for loss in timed:
+                loss.advance(clock)
+        self._log_meter.merge(self._step_meter)
+        self._step_meter.clear()
+        if self.plan.selector is not None and self.state.global_step % self.plan.selector.interval == 0:
+            self.plan.selector.update(self.state.global_step, self._probe)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.plan.active and self.control.should_log and self.state.global_step > self._globalstep_last_logged:
+            self._extra_logs = self._read_log_meter()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _read_log_meter(self) -> dict[str, float]:
+        totals = self._log_meter.read(self.args.device)
+        self._log_meter.clear()
+        now, before = time.monotonic(), self._last_log_time
+        self._last_log_time = now
+        tokens, _ = totals.pop("tokens", (0.0, 1.0))
+        logs = named_for_log(means(totals))
+        if self.plan.distils:
+            logs["tokens_per_second"] = tokens / max(now - before, 1e-9)
+            logs["peak_memory_mb"] = peak_memory_mb()
+        if self.plan.selector is not None:
+            logs.update(self.plan.selector.logs())
+        return logs
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add each loss's own value and what was observed to the training log."""
+        if "loss" in logs:
+            logs.update(self._extra_logs)
+            self._extra_logs = {}
+        super().log(logs, start_time)
+
+    # ---- Evaluation ----
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """One evaluation batch: all losses, with or without labels, and the logits where they are wanted."""
+        if not self.plan.distils:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        batch = self.distillation_step.reader.read(inputs, num_real=self._num_real_examples(inputs))
+        whole_logits = not prediction_loss_only
+        with torch.no_grad(), self.compute_loss_context_manager():
+            result = self._run_step(model, batch, None, whole_logits=whole_logits, observe=True)
+        _add(self._eval_meter, result)
+        if prediction_loss_only:
+            return result.loss.detach(), None, None
+        ignored = ignore_keys or getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", [])
+        kept = tuple(v for k, v in result.outputs.items() if k not in (*ignored, "loss", "past_key_values"))
+        logits = nested_detach(kept[0] if len(kept) == 1 else kept)
+        return result.loss.detach(), logits, nested_detach(batch.labels) if batch.labels is not None else None
+
+    def _num_real_examples(self, inputs: Mapping[str, Any]) -> int | None:
+        """How many examples of this process's batch are not duplicates that even out the last one."""
+        state = self.accelerator.gradient_state
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return None
+        size = find_batch_size(inputs)
+        return min(max(state.remainder - self.accelerator.process_index * size, 0), size)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """`Trainer.evaluation_loop`, and each loss, teacher agreement and perplexity over the whole set."""
+        self._eval_meter.clear()
+        output = super().evaluation_loop(*args, **kwargs)
+        if self.plan.distils:
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            measured = named_for_log(means(self._eval_meter.read(self.args.device)))
+            if self.plan.head is not None and "task_loss" in measured:
+                measured["perplexity"] = math.exp(min(measured["task_loss"], 700.0))
+            output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
+        return output
+
+    # ---- Checkpoints ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train; ``resume_from_checkpoint=True`` takes the newest checkpoint that was written to its end."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no complete checkpoint to resume from in {self.args.output_dir}.")
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        auxiliary = auxiliary_state(self.model, state_dict)  # before save_pretrained takes the dictionary apart
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            save_auxiliary(auxiliary, output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_auxiliary(self.model, resume_from_checkpoint, buffers_only=False)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Before the trainer state, whose presence says that the checkpoint is complete.
+        super()._save_rng_state(output_dir)
+        if not self.plan.active:
+            return
+        if self.args.should_save:
+            state: dict[str, Any] = {"plugins": dict(self.plan.versions())}
+            if self._interval_loader is not None:
+                state["selector"] = self._interval_loader.state_dict(self.state.global_step)
+                state["probe"] = None if self._probe is None else self._probe.state_dict()
+            (Path(output_dir) / STATE_FILE).write_text(json.dumps(state))
+        self.accelerator.wait_for_everyone()
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None
+    ) -> Any:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.plan.active and resume_from_checkpoint is not None:
+            path = Path(resume_from_checkpoint) / STATE_FILE
+            if not path.is_file():
+                raise ValueError(f"{resume_from_checkpoint} is not a checkpoint of a distillation: no {STATE_FILE}.")
+            state = json.loads(path.read_text())
+            warn_of_other_versions(state["plugins"], self.plan.versions())
+            if self._interval_loader is not None:
+                self._interval_loader.load_state_dict(state["selector"], skip_batches=not self.args.ignore_data_skip)
+                self._probe_state = state["probe"]
+            if self.is_deepspeed_enabled:
+                load_auxiliary(self.model, resume_from_checkpoint, buffers_only=True)
+        return prepared
+
+
+class _OptimizerStepClock(TrainerCallback):
+    """Tells the trainer of the events that it has no method for."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.before_first_step()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.after_optimizer_step()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.plan.plugins.training_finished(self.trainer)
+
+
+def _add(meter: Meter, result: StepResult) -> None:
+    for name, (value, count) in result.sums.items():
+        meter.add(name, value, count)
