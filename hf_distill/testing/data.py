@@ -32,7 +32,7 @@ def tiny_tokenizer(*, vocab_size: int = VOCAB_SIZE, word: str = "w") -> PreTrain
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = ("pad_token", "bos_token", "eos_token", "unk_token", "mask_token")
     special = dict(zip(names, SPECIAL_TOKENS, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def random_sequences(
