@@ -149,7 +149,7 @@ def pack(documents: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: 
     Returns:
         A data set of rows ``input_ids``, ``attention_mask``, ``labels``, each ``[S]``, and ``domain``.
     """
-    return Dataset.from_generator(  # type: ignore[no-any-return]
+    return Dataset.from_generator(
         _packed_rows,
         features=_FEATURES,
         gen_kwargs={"documents": documents, "tokenizer": tokenizer, "max_length": max_length},
@@ -198,8 +198,8 @@ def _load(data: TextData) -> DatasetDict:
     """What `datasets.load_dataset` gives, with the columns ``text`` and ``domain``."""
     try:
         loaded = load_dataset(data.path or _builder_of(data.data_files), data.name, data_files=data.data_files)
-    except FileNotFoundError as error:
-        raise ValueError(f"data cannot be found: {error}") from error
+    except (FileNotFoundError, StopIteration) as error:  # a pattern that matches nothing ends in StopIteration
+        raise ValueError(f"data cannot be found: {error or data.data_files!r}") from error
     return DatasetDict({split: _columns(rows, data, split) for split, rows in loaded.items()})
 
 
