@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .signals import Clock as Clock
     from .signals import Rows as Rows
     from .signals import Signal as Signal
+    from .students import Source as Source
     from .students import StudentBuild as StudentBuild
     from .students import build_student as build_student
     from .students import load_student as load_student
@@ -42,7 +43,7 @@ _MODULES = {
     ".plugins": ["Plugins"],
     ".registry": ["PluginError"],
     ".signals": ["Batch", "Clock", "Rows", "Signal"],
-    ".students": ["StudentBuild", "build_student", "load_student", "transform"],
+    ".students": ["Source", "StudentBuild", "build_student", "load_student", "transform"],
     ".teachers.base": ["Teacher"],
     ".teachers.local": ["LocalTeacher"],
     ".trainer": ["DistillationTrainer"],
@@ -64,6 +65,7 @@ __all__ = [
     "Rows",
     "Selector",
     "Signal",
+    "Source",
     "StudentBuild",
     "Teacher",
     "build_student",

@@ -13,8 +13,8 @@ from transformers import TrainingArguments
 class DistillationArguments(TrainingArguments):
     """Arguments of `DistillationTrainer`; a plain `TrainingArguments` and ``teacher=`` are enough to distil, too.
 
-    Every field works from Python, from YAML and on the command line (nested ones as JSON). What is given to the trainer's
-    constructor goes before what stands here.
+    Every field works from Python, from YAML and on the command line (nested ones as JSON). What is given to the
+    trainer's constructor goes before what stands here.
 
     Example:
         >>> DistillationArguments(
@@ -24,14 +24,15 @@ class DistillationArguments(TrainingArguments):
         ... )
     """
 
-    teacher: str | dict | list | None = field(
+    # HfArgumentParser takes the second type of a union for the command line, which must be text.
+    teacher: dict[str, Any] | str | list[Any] | None = field(
         default=None,
         metadata={
             "help": "A folder or hub name, or {kind, name, ...} with the options of that kind of teacher (kind "
             '"local" takes model, dtype, placement, ...), or a list of these, each with its own name.'
         },
     )
-    losses: str | list | None = field(
+    losses: list[Any] | str | None = field(
         default=None,
         metadata={
             "help": "A list of {name, weight, temperature, teacher, ...}: the loss's name, its weight (a number or a "
@@ -39,30 +40,32 @@ class DistillationArguments(TrainingArguments):
             '"task" and "forward_kl", weight 0.5 each.'
         },
     )
-    selector: str | dict | None = field(
+    selector: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Which data comes next: {name, ...}, for instance {name: mixture, weights: uniform}."},
     )
-    student: str | dict | None = field(
+    student: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "The student, where the trainer is given no model: a folder or hub name, or {builder, ...} to build "
-            "one from the teacher."
+            "help": "The student, where the trainer is given no model: a folder or hub name, or {builder, ...} to "
+            "build one from the teacher."
         },
     )
-    plugins: str | list | None = field(
+    plugins: list[str] | str | None = field(
         default=None,
         metadata={"help": "Names of the plugins to use, or paths of Python files. Installed is not active."},
     )
     loss_memory_mb: int = field(
         default=192,
-        metadata={"help": "Memory in MiB that losses on logits may take beside the head's gradient, whatever the batch."},
+        metadata={
+            "help": "Memory in MiB that losses on logits may take beside the head's gradient, whatever the batch."
+        },
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         for name in ("teacher", "losses", "selector", "student", "plugins"):
-            setattr(self, name, parse_nested(getattr(self, name), name))
+            setattr(self, name, plain(parse_nested(getattr(self, name), name), name))
         if isinstance(self.losses, str):
             self.losses = [self.losses]
         if isinstance(self.plugins, str):
@@ -83,3 +86,19 @@ def parse_nested(value: Any, name: str) -> Any:
         return json.loads(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} is not valid JSON ({error}): {value}") from error
+
+
+def plain(value: Any, name: str) -> Any:
+    """Refuse objects: arguments are written into every checkpoint, and a model among them would be, too.
+
+    Raises:
+        ValueError: `value` holds something else than text, numbers, lists and mappings.
+    """
+    try:
+        json.dumps(value)
+    except TypeError as error:
+        raise ValueError(
+            f"The argument {name} holds an object ({error}); arguments hold names and numbers. Give objects to the "
+            f"trainer itself: DistillationTrainer(..., {name}=...)."
+        ) from error
+    return value

@@ -27,7 +27,8 @@ def attach_auxiliary(student: nn.Module, losses: Sequence[ActiveLoss]) -> None:
     if hasattr(student, "_keys_to_ignore_on_save"):
         # save_pretrained drops these, whoever calls it.
         names = {name for name in student.state_dict() if name.startswith(f"{ATTRIBUTE}.")}
-        student._keys_to_ignore_on_save = {*(student._keys_to_ignore_on_save or ()), *names}
+        kept = getattr(student, "_keys_to_ignore_on_save", None) or ()
+        student._keys_to_ignore_on_save = {*kept, *names}  # type: ignore[assignment]
 
 
 def auxiliary_state(student: nn.Module, state_dict: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

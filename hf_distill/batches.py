@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .blocks import unwrap
 from .signals import IGNORE_INDEX, Batch, shift_labels
 
 _EXAMPLE_HEADS = ("SequenceClassification", "ImageClassification", "AudioClassification", "MultipleChoice")
@@ -62,7 +63,7 @@ class BatchReader:
             token_mask=token_mask,
         )
 
-    def _token_mask(self, model_inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
+    def _token_mask(self, model_inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
         """True where the sequence that is predicted on has a token: the decoder's, where there is one."""
         if self.is_encoder_decoder:
             if (mask := model_inputs.get("decoder_attention_mask")) is not None:
@@ -110,6 +111,7 @@ class KeepExtraColumns:
         self.columns = tuple(columns)
 
     def __call__(self, features: list[Any]) -> Any:
+        """The collator's batch of `features`, with the extra columns."""
         present = [name for name in self.columns if name in features[0]]
         extras = {name: [feature[name] for feature in features] for name in present}
         batch = self.collator([{k: v for k, v in feature.items() if k not in present} for feature in features])
@@ -123,5 +125,6 @@ class KeepExtraColumns:
 
 def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs that `model.forward` names; a teacher of another family may not know all of the student's."""
-    names = inspect.signature(model.forward).parameters
-    return {k: v for k, v in inputs.items() if k in names}
+    names = inspect.signature(unwrap(model).forward).parameters
+    accepted = {k: v for k, v in inputs.items() if k in names}
+    return accepted | {"use_cache": False} if "use_cache" in names else accepted

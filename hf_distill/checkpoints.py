@@ -18,7 +18,9 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     A run killed while it saves leaves a folder that looks like a checkpoint; resuming from it would fail or, worse,
     start with parts missing.
     """
-    found = [(int(match[1]), path) for path in Path(output_dir).glob("checkpoint-*") if (match := _STEP.match(path.name))]
+    found = [
+        (int(match[1]), path) for path in Path(output_dir).glob("checkpoint-*") if (match := _STEP.match(path.name))
+    ]
     for _, path in sorted(found, reverse=True):
         try:
             json.loads((path / "trainer_state.json").read_text())

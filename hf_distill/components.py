@@ -81,7 +81,8 @@ def make_teachers(spec: Any, plugins: Plugins) -> dict[str, Teacher]:
             teacher = LocalTeacher(one)
         if name in teachers:
             raise ValueError(
-                f"Two teachers are called {name!r}. Give each its own: teacher=[{{'name': 'a', ...}}, {{'name': 'b', ...}}]."
+                f"Two teachers are called {name!r}. Give each a name of its own: "
+                "teacher=[{'name': 'a', ...}, {'name': 'b', ...}]."
             )
         teachers[name] = teacher
     return teachers
@@ -169,4 +170,3 @@ def default_losses(student: nn.Module) -> list[dict[str, Any]]:
         {"name": TASK, "weight": 0.5},
         {"name": "logit_mse" if regression else "forward_kl", "weight": 0.5},
     ]
-

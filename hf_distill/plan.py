@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
 from .auxiliary import attach_auxiliary
@@ -84,6 +85,25 @@ class Plan:
             raise ValueError(f"The selector {spec!r} has no name. Say which: {{'name': 'mixture', ...}}.")
         return self.plugins.selectors.create(options.pop("name"), options)  # type: ignore[no-any-return]
 
+    def check(self, args: TrainingArguments) -> None:
+        """Refuse arguments that do not go with distillation.
+
+        Raises:
+            ValueError: label smoothing, or several GPUs in one process.
+        """
+        if self.distils and args.label_smoothing_factor != 0:
+            raise ValueError(
+                f"label_smoothing_factor is {args.label_smoothing_factor}, together with distillation losses. The "
+                "teacher's distribution already smooths the labels; set it to 0."
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {args.n_gpu} GPUs, so that Trainer would use nn.DataParallel, which copies the "
+                "student at every step and leaves the teacher behind. Start one process per GPU: `accelerate launch`."
+            )
+        if self.distils and not args.average_tokens_across_devices:
+            logger.warning_once("average_tokens_across_devices=False is ignored: losses are means over all processes.")
+
     def make_student(self, spec: Any) -> nn.Module:
         """Load or build the student from `DistillationArguments.student`.
 
@@ -98,11 +118,10 @@ class Plan:
         source = next((teacher.model for teacher in self.teachers.values() if teacher.model is not None), None)
         if source is None:
             raise ValueError("A student is built from a teacher's model, but no teacher with a model is given.")
+        assert isinstance(source, PreTrainedModel), "builders take models of transformers"
         return build_student(source, plugins=self.plugins, **options).model
 
-    def fit(
-        self, student: nn.Module, tokenizer: PreTrainedTokenizerBase | None, *, whole_logits: bool
-    ) -> None:
+    def fit(self, student: nn.Module, tokenizer: PreTrainedTokenizerBase | None, *, whole_logits: bool) -> None:
         """Make the losses for this student: check them, create what they own, and attach that to the student.
 
         Args:
@@ -130,8 +149,8 @@ class Plan:
             torch.manual_seed(self.seed)
             for loss in self.losses:
                 if loss.module is not None:
-                    teacher = self.teachers[loss.teacher].model if loss.teacher else None
-                    loss.module.setup(student, teacher, tokenizer)
+                    model = self.teachers[loss.teacher].model if loss.teacher else None
+                    loss.module.setup(student, model, tokenizer)
         self._request_features(student)
         attach_auxiliary(student, self.losses)
 
@@ -145,6 +164,11 @@ class Plan:
                 raise ValueError(
                     f"The student has one output column, of which every softmax is 1, so that {loss.label!r} would be "
                     "zero forever. Use logit_mse for regression."
+                )
+            if self.head is not None and (tokenizer is None or teacher.tokenizer is None):
+                logger.warning_once(
+                    "The tokenizers are not both known, so vocabularies are compared by their size alone. Give the "
+                    "trainer processing_class=tokenizer, and the teacher its own where it has none beside it."
                 )
             if width is not None and teacher.vocab_size is not None:
                 self.shared_columns[loss.teacher] = shared_vocabulary(
@@ -186,6 +210,11 @@ class Plan:
         return self.plugins.versions()
 
 
+def uses_fsdp(args: TrainingArguments) -> bool:
+    """Whether FSDP will wrap the student; known before there is an accelerator to ask."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def _refuse_shared_parameters(student: nn.Module, teacher: nn.Module | None, name: str) -> None:
     if teacher is None:
         return
@@ -195,4 +224,3 @@ def _refuse_shared_parameters(student: nn.Module, teacher: nn.Module | None, nam
             f"The student and the teacher {name!r} share parameters; freezing the teacher would freeze the student. "
             "Pass a copy: teacher=copy.deepcopy(model)."
         )
-

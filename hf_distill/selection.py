@@ -15,6 +15,7 @@ from .data.probe import DomainProbe, count_bytes
 from .data.selectors import read_columns
 from .heads import Head, UnsupportedHead
 from .losses.engine import cross_entropy_rows
+from .plan import uses_fsdp
 from .signals import IGNORE_INDEX, Batch, Rows
 from .step import student_rows
 from .wrapping import call_inside
@@ -41,7 +42,7 @@ def make_interval_loader(trainer: DistillationTrainer) -> IntervalLoader:
     selector.setup(columns, num_examples=len(dataset), seed=seed)
 
     def make_loader(sampler: Sampler[int]) -> DataLoader[Any]:
-        return trainer._get_dataloader(  # type: ignore[no-any-return]
+        return trainer._get_dataloader(
             dataset=dataset,
             description="Training",
             batch_size=trainer._train_batch_size,
@@ -49,7 +50,7 @@ def make_interval_loader(trainer: DistillationTrainer) -> IntervalLoader:
             is_training=True,
         )
 
-    processes = 1 if args.accelerator_config.split_batches else trainer.accelerator.num_processes
+    processes = 1 if trainer.accelerator.split_batches else trainer.accelerator.num_processes
     return IntervalLoader(
         make_loader,
         selector,
@@ -112,9 +113,9 @@ def _probe_forward(trainer: DistillationTrainer) -> Callable[[str, Any], tuple[T
 
 
 def _student_cross_entropy(trainer: DistillationTrainer, batch: Batch) -> tuple[Tensor, Tensor]:
-    wrapper, module = trainer.model_wrapped, trainer.model
+    wrapper, module = trainer.model_wrapped, trainer.student
     try:
-        head = trainer.plan.head or (None if trainer.args.fsdp else Head.of(module))
+        head = trainer.plan.head or (None if uses_fsdp(trainer.args) else Head.of(module))
     except UnsupportedHead:
         head = None
 

@@ -119,7 +119,8 @@ class DistillationStep:
             wrapper: the student as the trainer calls it.
             batch: the micro-batch.
             counts: what `counts` gave, summed over the step's micro-batches and all processes.
-            step, max_steps: for the weights' schedules.
+            step: optimizer steps finished, for the weights' schedules.
+            max_steps: optimizer steps of the run.
             num_processes: gradients are averaged over this many processes afterwards.
             whole_logits: whether the caller reads the student's logits; costs the memory of the whole batch.
             observe: whether to measure teacher entropy and agreement, too.
@@ -213,7 +214,9 @@ class DistillationStep:
         aux = outputs.get("aux_loss") if isinstance(outputs, Mapping) and self.task_is_row else None
         if aux is None:
             return None
-        return aux * getattr(self.student.config, "router_aux_loss_coef", 0.0) * batch.count(ROWS)
+        coefficient = float(getattr(self.student.config, "router_aux_loss_coef", 0.0))
+        weighted: Tensor = aux * coefficient * batch.count(ROWS)
+        return weighted
 
     def _rows(
         self,
@@ -291,4 +294,3 @@ def _row_sums(result: RowResult, count: Tensor) -> dict[str, tuple[Tensor, Tenso
     if result.teacher_entropy_sum is not None:
         sums["teacher_entropy"] = (result.teacher_entropy_sum, count)
     return sums
-

@@ -17,14 +17,7 @@ import torch.distributed as dist
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import (
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import find_batch_size, nested_detach
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
@@ -34,8 +27,9 @@ from .batches import BatchReader, KeepExtraColumns
 from .checkpoints import last_complete_checkpoint, warn_of_other_versions
 from .data.loader import IntervalLoader
 from .data.probe import DomainProbe
+from .events import TrainerEvents
 from .meter import Meter, means, named_for_log, peak_memory_mb
-from .plan import Plan
+from .plan import Plan, uses_fsdp
 from .selection import make_interval_loader, make_probe
 from .signals import Batch, Clock
 from .step import DistillationStep, StepResult
@@ -94,9 +88,9 @@ class DistillationTrainer(Trainer):
         self._last_log_time = time.monotonic()
         self._extra_logs: dict[str, float] = {}
         if self.plan.active:
-            self._refuse(args, trainer_arguments)
+            self.plan.check(args)
             if model is None and getattr(args, "student", None) is not None:
-                model = self.plan.make_student(args.student)
+                model = self.plan.make_student(getattr(args, "student", None))
             if model is not None:
                 self._fit(model, trainer_arguments.get("processing_class"), args)
         super().__init__(model, args, *positional, **trainer_arguments)
@@ -105,25 +99,10 @@ class DistillationTrainer(Trainer):
 
     # ---- Building ----
 
-    def _refuse(self, args: TrainingArguments, trainer_arguments: Mapping[str, Any]) -> None:
-        """What cannot be combined with distillation, said before anything is loaded twice."""
-        if self.plan.distils and args.label_smoothing_factor != 0:
-            raise ValueError(
-                f"label_smoothing_factor is {args.label_smoothing_factor}, together with distillation losses. The "
-                "teacher's distribution already smooths the labels; set it to 0."
-            )
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"One process sees {args.n_gpu} GPUs, so that Trainer would use nn.DataParallel, which copies the "
-                "student at every step and leaves the teacher behind. Start one process per GPU: `accelerate launch`."
-            )
-        if self.plan.distils and not getattr(args, "average_tokens_across_devices", True):
-            logger.warning_once("average_tokens_across_devices=False is ignored: losses are means over all processes.")
-
     def _fit(self, model: nn.Module, tokenizer: Any, args: TrainingArguments) -> None:
         """Fit the plan to a student that no wrapper has touched yet."""
         tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
-        self.plan.fit(model, tokenizer, whole_logits=bool(args.fsdp))
+        self.plan.fit(model, tokenizer, whole_logits=uses_fsdp(args))
         self._step = None
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -131,7 +110,7 @@ class DistillationTrainer(Trainer):
         model = super().call_model_init(trial)
         if self.plan.active:
             self._fit(model, getattr(self, "processing_class", None), self.args)
-        return model  # type: ignore[no-any-return]
+        return model
 
     def _start(self) -> None:
         """What needs the accelerator: place teachers, compare processes, keep columns, keep time."""
@@ -143,26 +122,35 @@ class DistillationTrainer(Trainer):
             teacher.prepare(self.accelerator)
         if self.plan.columns:
             self.data_collator = KeepExtraColumns(self.data_collator, self.plan.columns)
-        self.add_callback(_OptimizerStepClock(self))
+        self.add_callback(TrainerEvents(self))
         if self.plan.distils:
-            logger.warning(self.plan.describe(self.model))
+            # A sum over counts of the whole optimizer step, which Trainer must not divide again.
+            self.loss_is_scaled_for_ga = True
+        if self.plan.distils and self.is_world_process_zero():
+            logger.warning(self.plan.describe(self.student))  # transformers shows warnings, and no less, by default
+
+    @property
+    def student(self) -> nn.Module:
+        """The student without wrappers."""
+        assert isinstance(self.model, nn.Module)
+        return self.model
 
     @property
     def batch_reader(self) -> BatchReader:
         """Finds rows and labels in a batch for the current student."""
-        return BatchReader(self.model, shifted=self._loss_shifts_labels, extra_columns=self.plan.columns)
+        return BatchReader(self.student, shifted=self._loss_shifts_labels, extra_columns=self.plan.columns)
 
     @property
     def distillation_step(self) -> DistillationStep:
         """The step for the current student."""
         if self._step is None:
             self._step = DistillationStep(
-                self.model,
+                self.student,
                 head=self.plan.head,
                 teachers=self.plan.teachers,
                 losses=self.plan.losses,
                 reader=self.batch_reader,
-                taps=Taps(self.model, self.plan.student_taps),
+                taps=Taps(self.student, self.plan.student_taps),
                 shared_columns=self.plan.shared_columns,
                 memory=self.plan.memory,
                 task_function=self.compute_loss_func,
@@ -173,28 +161,27 @@ class DistillationTrainer(Trainer):
     # ---- Data ----
 
     def _set_signature_columns_if_needed(self) -> None:
-        known = self._signature_columns is not None
         super()._set_signature_columns_if_needed()
-        if not known:
-            self._signature_columns += [c for c in self.plan.columns if c not in self._signature_columns]
+        columns: list[str] = self._signature_columns or []
+        columns.extend(name for name in self.plan.columns if name not in columns)
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         """The training loader; with a selector, one that draws anew at every interval of optimizer steps."""
         if self.plan.selector is None:
             return super().get_train_dataloader()
         self._interval_loader = make_interval_loader(self)
         return self._interval_loader.dataloader
 
-    def num_examples(self, dataloader: DataLoader) -> int:
+    def num_examples(self, dataloader: DataLoader[Any]) -> int:
         """Examples of an epoch, which a stream of ready batches does not know."""
         if self._interval_loader is not None and dataloader is self._interval_loader.dataloader:
-            return len(self.train_dataset)
-        return super().num_examples(dataloader)  # type: ignore[no-any-return]
+            return len(self.train_dataset)  # type: ignore[arg-type]
+        return super().num_examples(dataloader)
 
     # ---- Loss ----
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """What each loss is divided by: counted over all micro-batches of the step and all processes, before any runs."""
+        """What each loss is divided by: counted over all micro-batches and processes of the step, before any runs."""
         if not self.plan.distils or not batch_samples:
             return super()._get_num_items_in_batch(batch_samples, device)
         step = self.distillation_step
@@ -227,11 +214,6 @@ class DistillationTrainer(Trainer):
             _add(self._step_meter, result)
             self._step_meter.add("tokens", batch.count("tokens"), 1)
         return (result.loss, result.outputs) if return_outputs else result.loss
-
-    # The loss is a sum over counts of the whole optimizer step, so Trainer must not divide it again.
-    @property
-    def loss_is_scaled_for_ga(self) -> bool | None:
-        return True if self.plan.distils else None
 
     def _run_step(
         self, model: nn.Module, batch: Batch, counts: Tensor | None, *, whole_logits: bool, observe: bool
@@ -343,8 +325,9 @@ class DistillationTrainer(Trainer):
         state = self.accelerator.gradient_state
         if not state.end_of_dataloader or state.remainder <= 0:
             return None
-        size = find_batch_size(inputs)
-        return min(max(state.remainder - self.accelerator.process_index * size, 0), size)
+        size: int = find_batch_size(inputs)
+        real: int = min(max(state.remainder - self.accelerator.process_index * size, 0), size)
+        return real
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """`Trainer.evaluation_loop`, and each loss, teacher agreement and perplexity over the whole set."""
@@ -355,7 +338,8 @@ class DistillationTrainer(Trainer):
             measured = named_for_log(means(self._eval_meter.read(self.args.device)))
             if self.plan.head is not None and "task_loss" in measured:
                 measured["perplexity"] = math.exp(min(measured["task_loss"], 700.0))
-            output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
+            metrics = output.metrics if output.metrics is not None else {}
+            metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         return output
 
     # ---- Checkpoints ----
@@ -363,20 +347,20 @@ class DistillationTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; ``resume_from_checkpoint=True`` takes the newest checkpoint that was written to its end."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint to resume from in {self.args.output_dir}.")
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        auxiliary = auxiliary_state(self.model, state_dict)  # before save_pretrained takes the dictionary apart
+        auxiliary = auxiliary_state(self.student, state_dict)  # before save_pretrained takes the dictionary apart
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            save_auxiliary(auxiliary, output_dir or self.args.output_dir)
+            save_auxiliary(auxiliary, output_dir or str(self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_auxiliary(self.model, resume_from_checkpoint, buffers_only=False)
+        load_auxiliary(self.student, resume_from_checkpoint, buffers_only=False)
 
     def _save_rng_state(self, output_dir: str) -> None:
         # Before the trainer state, whose presence says that the checkpoint is complete.
@@ -392,9 +376,11 @@ class DistillationTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _prepare_for_training(
-        self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None
+        self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
     ) -> Any:
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
+            max_steps, train_dataloader, resume_from_checkpoint
+        )
         if self.plan.active and resume_from_checkpoint is not None:
             path = Path(resume_from_checkpoint) / STATE_FILE
             if not path.is_file():
@@ -405,26 +391,8 @@ class DistillationTrainer(Trainer):
                 self._interval_loader.load_state_dict(state["selector"], skip_batches=not self.args.ignore_data_skip)
                 self._probe_state = state["probe"]
             if self.is_deepspeed_enabled:
-                load_auxiliary(self.model, resume_from_checkpoint, buffers_only=True)
+                load_auxiliary(self.student, resume_from_checkpoint, buffers_only=True)
         return prepared
-
-
-class _OptimizerStepClock(TrainerCallback):
-    """Tells the trainer of the events that it has no method for."""
-
-    def __init__(self, trainer: DistillationTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self.trainer.before_first_step()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.trainer.after_optimizer_step()
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.trainer.plan.plugins.training_finished(self.trainer)
 
 
 def _add(meter: Meter, result: StepResult) -> None:

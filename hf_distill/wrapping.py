@@ -9,11 +9,11 @@ from torch import nn
 
 
 def call_inside(wrapper: nn.Module, module: nn.Module, function: Callable[[Callable[..., Any]], Any]) -> Any:
-    """Call `function(forward)` within the forward pass of `wrapper`, `forward` being that of the wrapped `module`.
+    """Call `function(forward)` within the forward pass of `wrapper`; `forward` is that of `module` inside.
 
     DDP and DeepSpeed prepare their gradient hooks around the wrapper's own forward pass. A loss that calls the module
-    directly, or touches the head's weight after that pass, is invisible to them: DDP then takes the head for unused, and
-    ZeRO-3 shows a weight of no elements. So the wrapper is called, and the module's forward is replaced for that call.
+    directly, or touches the head's weight after that pass, is invisible to them: DDP then takes the head for unused,
+    and ZeRO-3 shows a weight of no elements. So the wrapper is called, and the module's forward is replaced for that call.
 
     Args:
         wrapper: what the trainer calls, for instance ``DistributedDataParallel(module)``; may be `module` itself.

@@ -30,6 +30,7 @@ PUBLIC_NAMES = [
     "Rows",
     "Selector",
     "Signal",
+    "Source",
     "StudentBuild",
     "Teacher",
     "build_student",

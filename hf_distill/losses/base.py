@@ -1,4 +1,4 @@
-"""What a loss is. A row loss may be a plain function; these classes are for losses with state, parameters or features."""
+"""What a loss is. A row loss may be a plain function; these classes are for state, parameters and features."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Teachers: where signals come from."""

@@ -29,9 +29,10 @@ class Teacher(ABC):
     tokenizer: PreTrainedTokenizerBase | None = None
     vocab_size: int | None = None
 
-    def prepare(self, accelerator: Accelerator) -> None:
+    def prepare(self, accelerator: Accelerator) -> None:  # noqa: B027 - most teachers are where they are needed
         """Move to where the signals are needed; called once, when the trainer is built, on every process."""
 
+    @abstractmethod
     def request(self, *, rows: bool, taps: Sequence[str]) -> None:
         """Say once what every signal must hold: predictions, and features by tap name."""
 

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..batches import accepted_inputs
+from ..blocks import hidden_width, is_encoder_decoder
 from ..heads import Head, UnsupportedHead
 from ..signals import Batch, Rows, Signal
 from ..taps import Taps, ensure_eager
@@ -71,7 +72,7 @@ class LocalTeacher(Teacher):
             self.model: nn.Module = model
         else:
             self.name = str(model)
-            options = {"revision": revision, "trust_remote_code": trust_remote_code}
+            options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
             self.model = load_model(self.name, dtype=dtype, device_map=device_map, **options)
             tokenizer = tokenizer if tokenizer is not None else load_tokenizer(self.name, **options)
         if isinstance(tokenizer, str):
@@ -116,7 +117,7 @@ class LocalTeacher(Teacher):
                 remove_hook_from_module(self.head.module)
                 self.head.module.to(accelerator.device)
         elif not self._placed:
-            self.model.to(accelerator.device)  # type: ignore[arg-type]
+            self.model.to(accelerator.device)
 
     def _shard(self, accelerator: Accelerator) -> nn.Module:
         if accelerator.distributed_type != DistributedType.DEEPSPEED:
@@ -140,15 +141,15 @@ class LocalTeacher(Teacher):
     def signal(self, batch: Batch) -> Signal:
         """See `Teacher.signal`."""
         inputs = accepted_inputs(self.model, batch.inputs)
-        if hasattr(getattr(self.model, "config", None), "use_cache"):
-            inputs["use_cache"] = False
         # A head whose product nobody asked for, or which runs later on the rows that count, is skipped here.
         deferred = self.head.deferred(skip=True) if self.head is not None else nullcontext()
         with self.taps.capture() as features, deferred as captured:
             outputs = self.module(**inputs)
         rows = None
-        if self._rows:
-            rows = Rows(logits=outputs["logits"]) if self.head is None else Rows(states=captured.states, head=self.head)
+        if self._rows and captured is not None:
+            rows = Rows(states=captured.states, head=self.head)
+        elif self._rows:
+            rows = Rows(logits=outputs["logits"])
         return Signal(rows=rows, features=features)
 
 
@@ -160,13 +161,15 @@ def load_model(name: str, *, trust_remote_code: bool, **options: Any) -> nn.Modu
     if trust_remote_code and hasattr(config, "auto_map"):
         loader = AutoModelForCausalLM
         options["trust_remote_code"] = True
-    return loader.from_pretrained(name, **options)  # type: ignore[no-any-return]
+    model: nn.Module = loader.from_pretrained(name, **options)
+    return model
 
 
 def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase | None:
     """The tokenizer saved beside a checkpoint, or None where there is none (vision models, bare weights)."""
     try:
-        return AutoTokenizer.from_pretrained(name, **options)  # type: ignore[no-any-return]
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **options)
+        return tokenizer
     except (OSError, ValueError, KeyError):
         return None
 
@@ -190,18 +193,14 @@ def deepspeed_stage(accelerator: Accelerator) -> int | None:
 
 
 def teacher_deepspeed_config(student_config: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A ZeRO-3 configuration for a frozen model, derived from the student's.
+    """A ZeRO-3 configuration for a frozen model: no optimizer, and parameters offloaded where the student's are.
 
-    Optimizer, scheduler and optimizer offloading leave; the thresholds follow the teacher's width, because their
-    defaults (a thousand million elements) would keep a whole small teacher gathered.
+    The thresholds follow the teacher's width, because the defaults (a thousand million elements) would keep the whole
+    of a small teacher gathered.
     """
-    kept = {k: v for k, v in student_config.items() if k not in ("optimizer", "scheduler", "zero_optimization")}
-    config = copy.deepcopy(kept)
-    student_zero = student_config.get("zero_optimization", {})
-    model_config = getattr(model, "config", None)
-    width = int(getattr(model_config, "hidden_size", 0) or getattr(model_config, "d_model", 0) or 1024)
+    width = hidden_width(model, "decoder" if is_encoder_decoder(model) else "")
     block = 12 * width * width  # the order of a transformer block
-    config["zero_optimization"] = {
+    zero = {
         "stage": 3,
         "stage3_prefetch_bucket_size": block,
         "stage3_max_live_parameters": 2 * block,
@@ -209,19 +208,8 @@ def teacher_deepspeed_config(student_config: Mapping[str, Any], model: nn.Module
         "stage3_param_persistence_threshold": 10 * width,
         "reduce_bucket_size": width * width,
     }
-    if offload := student_zero.get("offload_param"):
-        config["zero_optimization"]["offload_param"] = copy.deepcopy(offload)
-    dtypes = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-    for key in ("bf16", "fp16", "amp"):
-        config.pop(key, None)
-    own = dtypes.get(next(model.parameters()).dtype)
-    if own is not None:
-        config[own] = {"enabled": True}
-    config["train_micro_batch_size_per_gpu"] = _number(config.get("train_micro_batch_size_per_gpu"), 1)
-    config.pop("train_batch_size", None)
-    config["gradient_accumulation_steps"] = 1
-    return config
-
-
-def _number(value: Any, otherwise: int) -> int:
-    return value if isinstance(value, int) else otherwise
+    if offload := student_config.get("zero_optimization", {}).get("offload_param"):
+        zero["offload_param"] = copy.deepcopy(offload)
+    config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
+    dtype = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(next(model.parameters()).dtype)
+    return config | {dtype: {"enabled": True}} if dtype else config

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,30 +10,11 @@ from safetensors.torch import load_file
 
 from hf_distill.testing import tiny_model
 
+from .launching import launch
+
 pytestmark = pytest.mark.distributed
 
 SCRIPT = Path(__file__).with_name("gradient_table.py")
-LAUNCHERS = {
-    "single": [sys.executable],
-    "ddp": ["--multi_gpu"],
-    "zero1": ["--use_deepspeed", "--zero_stage", "1"],
-    "zero2": ["--use_deepspeed", "--zero_stage", "2"],
-    "zero3": ["--use_deepspeed", "--zero_stage", "3"],
-}
-
-
-def launch(backend, processes, script, *arguments):
-    if backend == "single":
-        command = [sys.executable, str(script), *arguments]
-    else:
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCHERS[backend]]
-        shared = ["--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
-        if backend == "zero3":
-            shared += ["--zero3_save_16bit_model", "true"]
-        command = [*launcher, *shared, "--dynamo_backend", "no", str(script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-    return done
 
 
 def gradient(folder):
@@ -60,7 +39,11 @@ def references(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("backend", "processes"),
-    [("single", 1), *((backend, processes) for backend in ("zero1", "zero2", "zero3") for processes in (1, 2)), ("ddp", 2)],
+    [
+        ("single", 1),
+        *((backend, processes) for backend in ("zero1", "zero2", "zero3") for processes in (1, 2)),
+        ("ddp", 2),
+    ],
 )
 def test_gradient_depends_on_how_the_step_is_cut(references, tmp_path, backend, processes):
     cuts = ["4x1", "2x2", "1x4"] if processes == 2 else ["4x2", "2x4", "1x8"]
