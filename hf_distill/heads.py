@@ -60,7 +60,7 @@ class Head:
         module = find() if find is not None else None
         if module is None:
             return None
-        return cls(base, module, record_tail(base))
+        return cls(base, module, record_tail(base))  # type: ignore[arg-type]
 
     @property
     def weight(self) -> Tensor | None:
@@ -76,7 +76,8 @@ class Head:
     def vocab_size(self) -> int:
         """How many columns the logits have, padded ones included."""
         weight = self.module.weight
-        return int(getattr(weight, "ds_shape", weight.shape)[0])  # type: ignore[arg-type]
+        assert isinstance(weight, Tensor)
+        return int(getattr(weight, "ds_shape", weight.shape)[0])
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter that `project` reads."""
@@ -120,7 +121,7 @@ class Head:
         forward: Callable[[Tensor], Tensor] = self.module.forward
         columns = self.vocab_size
 
-        @torch.compiler.disable
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
         def observe(states: Tensor) -> Tensor:
             captured.states = states
             return states.new_empty(*states.shape[:-2], 0, columns) if skip else forward(states)

@@ -1,0 +1,266 @@
+"""Row losses within a memory budget: heads run on chunks of rows, and no batch of logits ever exists.
+
+For each chunk both heads are projected, the losses and their gradient with respect to the chunk's logits are computed,
+and that gradient is folded into those of the hidden states and of the head at once. So every loss, whoever wrote it,
+costs the same four matrix products, and memory that depends neither on the number of rows nor on the loss. All losses
+share one pass. The losses themselves run on parts of a chunk, small enough that their copies stay in the cache.
+
+Shape letters: n rows, H hidden width, V vocabulary, L losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..heads import Head, gathered
+from ..signals import Rows
+from .divergences import cross_entropy
+from .objective import Objective, RowTerm
+from .projection import accumulator, make_projection, product_type
+
+__all__ = ["RowResult", "RowTerm", "cross_entropy_rows", "row_losses"]
+
+DEFAULT_MEMORY = 192 * 2**20
+_COPIES = 12  # how many copies of its logits a loss may hold at a time
+_CACHE = 2**20  # bytes of one such copy that a core of a CPU works on
+
+
+@dataclass
+class RowResult:
+    """What one pass over the rows gave; all on the device, and nothing waits for it.
+
+    Attributes:
+        total: scaled sum of all terms, connected to the states or logits, the head and the losses' own parameters.
+        sums: each term's sum over the rows, unscaled, times the squared temperature, detached.
+        teacher_entropy_sum: sum of the first teacher's entropies in nats, at temperature 1; where observed.
+        agreement_sum: in how many rows student and first teacher have the same most likely column; where observed.
+    """
+
+    total: Tensor
+    sums: dict[str, Tensor]
+    teacher_entropy_sum: Tensor | None = None
+    agreement_sum: Tensor | None = None
+
+
+def row_losses(
+    student: Rows,
+    teachers: Mapping[str, Rows],
+    terms: Sequence[RowTerm],
+    *,
+    labels: Tensor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    observe: bool = False,
+) -> RowResult:
+    """Compute `terms` on all rows, and their gradients where autograd is on.
+
+    Args:
+        student: selected rows, ``[n, H]`` states with a head or ``[n, V]`` logits.
+        teachers: the same rows of each teacher, by name; widths and heads of their own.
+        terms: the losses.
+        labels: ``[n]``, for losses that read them.
+        memory: bytes that chunks may take, beside the gradients of the states and of the head.
+        observe: whether to measure teacher entropy and agreement.
+
+    Raises:
+        ValueError: a loss reads labels and there are none, or vocabularies differ.
+    """
+    objective = Objective(student, teachers, terms, has_labels=labels is not None, observe=observe)
+    head = [] if student.head is None else student.head.parameters()
+    parameters = _trainable([*head, *objective.owned])
+    if student.head is None:
+        total, sums = _on_logits(objective, labels, parameters)
+    else:
+        run = _Run(objective, labels, memory, parameters=parameters, differentiate=torch.is_grad_enabled())
+        total, sums = _Chunked.apply(run, student.tensor, *parameters)  # type: ignore[no-untyped-call]
+    named = {term.name: value for term, value in zip(terms, sums.unbind(), strict=False)}
+    if objective.observed is None:
+        return RowResult(total, named)
+    return RowResult(total, named, teacher_entropy_sum=sums[-2], agreement_sum=sums[-1])
+
+
+def cross_entropy_rows(rows: Rows, labels: Tensor, *, memory: int = DEFAULT_MEMORY) -> Tensor:
+    """-log probability of each row's label, ``[n]`` float32, zero where it is `IGNORE_INDEX`; without gradient."""
+    values = [labels.new_zeros(0, dtype=torch.float32)]
+
+    def keep(student_logits: Tensor, labels: Tensor) -> Tensor:
+        losses = cross_entropy(student_logits, labels)
+        values.append(losses.float())
+        return losses
+
+    with torch.no_grad():
+        row_losses(rows, {}, [RowTerm("", keep, 1.0, teacher=None)], labels=labels, memory=memory)
+    return torch.cat(values)
+
+
+def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return list({id(parameter): parameter for parameter in parameters if parameter.requires_grad}.values())
+
+
+def _on_logits(
+    objective: Objective, labels: Tensor | None, parameters: Sequence[nn.Parameter]
+) -> tuple[Tensor, Tensor]:
+    """The total and the sums for a student that has finished logits, by ordinary autograd."""
+    logits = objective.student.tensor
+    if len(logits) == 0:  # plugins' losses need not cope with no rows; the zero is connected to everything, as ever
+        empty = torch.stack([tensor.sum().to(objective.scales.dtype) * 0 for tensor in (logits, *parameters)])
+        return empty.sum(), torch.zeros(objective.num_sums, dtype=objective.scales.dtype, device=logits.device)
+    with torch.autocast(logits.device.type, enabled=False):
+        teachers = {}
+        for name, rows in objective.teachers.items():
+            teachers[name] = rows.tensor.detach()
+            if rows.head is not None:
+                with torch.no_grad(), rows.head.gathered():
+                    teachers[name] = rows.head.module(rows.tensor)
+        sums = objective.sums(logits, teachers, labels)
+        return (sums[: len(objective.terms)] * objective.scales).sum(), sums.detach()
+
+
+class _Chunked(torch.autograd.Function):
+    """A whole run as one node of the graph: gradients are computed on the way forward, and scaled on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, run: _Run, states: Tensor, *parameters: nn.Parameter) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            sums = run()
+        ctx.unit, ctx.gradients = run.unit, [run.state_gradient, *(run.gradients.get(id(p)) for p in parameters)]
+        ctx.dtypes = [tensor.dtype for tensor in (states, *parameters)]
+        ctx.mark_non_differentiable(sums)
+        return (sums[: len(run.objective.terms)] * run.objective.scales).sum(), sums
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, outer: Tensor, _sums: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("The gradient of this loss was taken already; compute the loss again.")
+        gradients, ctx.gradients = ctx.gradients, None  # scaled in place: the head's may be the biggest tensor there is
+        factor = ctx.unit * outer
+        scaled = [
+            None if gradient is None else gradient.mul_(factor).to(dtype)
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+        ]
+        return None, *scaled
+
+
+class _Run:
+    """One pass over the rows of a student with a head.
+
+    Args:
+        objective: what to compute.
+        labels: ``[n]`` or None.
+        memory: bytes that chunks may take.
+        parameters: what to differentiate with respect to, beside the states where they require it.
+        differentiate: whether to compute gradients at all.
+
+    Attributes:
+        unit: gradients are in units of this, the largest scale, so that they do not vanish in half precision.
+        state_gradient: ``[n, H]``, after the run, where the states require it.
+        gradients: those of the parameters by id, after the run.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        labels: Tensor | None,
+        memory: int,
+        *,
+        parameters: Sequence[nn.Parameter],
+        differentiate: bool,
+    ) -> None:
+        self.objective, self.labels, self.memory = objective, labels, memory
+        self.states = objective.student.tensor
+        self.parameters = parameters if differentiate else ()
+        self.state_gradient = torch.empty_like(self.states) if differentiate and self.states.requires_grad else None
+        self.differentiate = self.state_gradient is not None or bool(self.parameters)
+        self.unit = objective.scales.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+        self.weights = objective.scales / self.unit
+        self.sums = torch.zeros(objective.num_sums, dtype=objective.scales.dtype, device=self.states.device)
+
+    def __call__(self) -> Tensor:
+        """Go over all rows; the sums in the order of `Objective.sums`."""
+        objective, heads = self.objective, _heads(self.objective)
+        with ExitStack() as stack:
+            for head in heads.values():
+                stack.enter_context(head.gathered())  # one by one: what two share is whole when its second turn comes
+            stack.enter_context(gathered(objective.owned))
+            chunk, self.part = _sizes(heads, objective, num_rows=len(self.states), memory=self.memory)
+            self.projections = {
+                name: make_projection(
+                    head,
+                    columns=objective.width(name),
+                    chunk=chunk,
+                    differentiate=self.differentiate and name is None,
+                    parameters=self.parameters if name is None else (),
+                )
+                for name, head in heads.items()
+            }
+            self.gradients = self.projections[None].gradients
+            self.direct = [parameter for parameter in self.parameters if id(parameter) not in self.gradients]
+            self.gradients |= {id(parameter): accumulator(parameter) for parameter in self.direct}
+            with torch.autocast(self.states.device.type, enabled=False):
+                for rows in _slices(len(self.states), chunk):
+                    self._chunk(rows)
+        return self.sums
+
+    def _chunk(self, rows: slice) -> None:
+        student = self.projections[None]
+        logits = student.forward(self.states[rows])
+        teachers = {}
+        for name, teacher in self.objective.teachers.items():
+            teachers[name] = teacher.tensor[rows]
+            if name in self.projections:
+                teachers[name] = self.projections[name].forward(teachers[name])
+        labels = None if self.labels is None else self.labels[rows]
+        for part in _slices(len(logits), self.part):
+            self._part(
+                logits[part],
+                {name: teacher[part] for name, teacher in teachers.items()},
+                None if labels is None else labels[part],
+            )
+        if self.differentiate:
+            student.fold(logits, rows=None if self.state_gradient is None else self.state_gradient[rows])
+
+    def _part(self, logits: Tensor, teachers: Mapping[str, Tensor], labels: Tensor | None) -> None:
+        """Add the sums of some rows, and write the gradient of their logits over the logits."""
+        leaf = logits.detach().requires_grad_(self.differentiate)
+        with torch.set_grad_enabled(self.differentiate):
+            sums = self.objective.sums(leaf, teachers, labels)
+            total = (sums[: len(self.weights)] * self.weights).sum()
+        self.sums += sums.detach()
+        if self.differentiate:
+            inputs = [leaf, *self.direct]
+            gradient, *direct = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
+            logits.copy_(gradient)
+            for parameter, part in zip(self.direct, direct, strict=True):
+                self.gradients[id(parameter)] += part
+
+
+def _heads(objective: Objective) -> dict[str | None, Head]:
+    """The heads that run, the student's under None."""
+    rows: list[tuple[str | None, Rows]] = [(None, objective.student), *objective.teachers.items()]
+    return {name: one.head for name, one in rows if one.head is not None}
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
+
+
+def _sizes(heads: Mapping[str | None, Head], objective: Objective, *, num_rows: int, memory: int) -> tuple[int, int]:
+    """How many rows are projected at a time, and on how many of these a loss works at a time."""
+    student = heads[None]
+    device, dtype = objective.student.tensor.device, product_type(student)
+    copy = student.vocab_size * max(4, dtype.itemsize)
+    if device.type == "cpu":
+        part = torch.get_num_threads() * max(1, _CACHE // copy)
+    else:
+        part = max(1, memory // (3 * _COPIES * copy))  # few kernels matter more than caches
+    buffers = sum(head.vocab_size * product_type(head).itemsize for head in heads.values())
+    chunk = max((memory - _COPIES * part * copy) // buffers, part)
+    num_chunks = max(1, -(-num_rows // chunk))
+    return max(1, -(-num_rows // num_chunks)), part

@@ -1,0 +1,65 @@
+"""Row losses with gradients in closed form: what divergences share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Log-probabilities below this count as this, so that what a teacher excludes with logits of -inf stays finite. Logits
+# of real models come nowhere near it: it changes nothing else.
+LOWEST = -1e4
+
+# (q, log q, log p, differentiate) -> values [n], q * dvalues/dq [n, V] or None where no gradient is asked for; q is the
+# student's distribution, p the teacher's, all [n, V]. The formula may overwrite log q and log p, but not q.
+Formula = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """`logits` in the type that losses are computed in: float32, or float64 where given so."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-softmax over the last dimension with a floor, ``[n, V]``."""
+    return torch.log_softmax(at_least_float32(logits), dim=-1).clamp_(min=LOWEST)
+
+
+class _Rowwise(torch.autograd.Function):
+    """Values and gradient of a formula at once, so that nothing but the gradient is kept.
+
+    With w = q * dvalue/dq the chain rule through the softmax is dvalue/dlogits = w - q * sum(w).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student_logits: Tensor, teacher_logits: Tensor, formula: Formula) -> Tensor:
+        log_q = log_probabilities(student_logits)
+        q = log_q.exp()
+        values, weighted = formula(q, log_q, log_probabilities(teacher_logits), ctx.needs_input_grad[0])
+        if weighted is not None:
+            ctx.save_for_backward(torch.addcmul(weighted, q, weighted.sum(-1, keepdim=True), value=-1))
+            ctx.dtype = student_logits.dtype
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * outer[:, None]).to(ctx.dtype), None, None
+
+
+def rowwise(student_logits: Tensor, teacher_logits: Tensor, formula: Formula) -> Tensor:
+    """Apply `formula` to the distributions of both models; the teacher's logits count as constants.
+
+    Args:
+        student_logits: ``[n, V]``, already divided by the temperature, of any floating type.
+        teacher_logits: the same of the teacher.
+        formula: see `Formula`.
+
+    Returns:
+        ``[n]``, float32 (float64 for float64 student logits).
+    """
+    values: Tensor = _Rowwise.apply(student_logits, teacher_logits.detach(), formula)  # type: ignore[no-untyped-call]
+    return values
