@@ -1,9 +1,16 @@
-"""DDK in small trainings."""
+"""DDK in small trainings. Runs of two processes start this file as a script."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hf_distill_ddk.recursion import factors_initial, factors_update
 from transformers import DataCollatorForSeq2Seq
 
@@ -11,11 +18,23 @@ from hf_distill import DistillationArguments, DistillationTrainer
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
 
 
-def train(folder, *, resume_from=None, **options):
+def student():
+    return tiny_model("llama", seed=1)
+
+
+def teacher():
+    return tiny_model("llama", seed=2, num_hidden_layers=3)
+
+
+def probe_data():
+    return causal_lm_dataset(21, num_domains=2, seed=1)
+
+
+def train(folder, *, resume_from=None, batch_size=8, **options):
     args = DistillationArguments(
         str(folder),
         max_steps=12,
-        per_device_train_batch_size=8,
+        per_device_train_batch_size=batch_size,
         learning_rate=1e-3,
         logging_steps=1,
         save_steps=1,
@@ -27,11 +46,11 @@ def train(folder, *, resume_from=None, **options):
         losses=[{"name": "task", "weight": 1.0}, {"name": "forward_kl", "weight": 0.2, "temperature": 1.0}],
     )
     trainer = DistillationTrainer(
-        tiny_model("llama", seed=1),
+        student(),
         args,
-        teacher=tiny_model("llama", seed=2, num_hidden_layers=3),
+        teacher=teacher(),
         train_dataset=causal_lm_dataset(60, num_domains=2),
-        probe_dataset=causal_lm_dataset(20, num_domains=2, seed=1),
+        probe_dataset=probe_data(),
         data_collator=DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=-100),
         processing_class=tiny_tokenizer(),
     )
@@ -60,3 +79,38 @@ def test_a_resumed_training_ends_where_the_uninterrupted_one_does(tmp_path):
         assert resumed.plan.selector.history == whole.plan.selector.history
         expected, found = ({e["step"]: e["loss"] for e in t.state.log_history if "loss" in e} for t in (whole, resumed))
         assert found == expected
+
+
+def test_the_first_ratios_are_those_of_token_means_over_the_probe_set(tmp_path):
+    ratios = train(tmp_path).plan.selector.history[0]["ratios"]
+    for domain in ("d0", "d1"):
+        means = []
+        for model in (student(), teacher()):
+            values = []
+            for row in probe_data().filter(lambda row, domain=domain: row["domain"] == domain):
+                tokens = torch.tensor(row["input_ids"])
+                logits = model(tokens[None]).logits[0, :-1]
+                values.append(torch.nn.functional.cross_entropy(logits, tokens[1:], reduction="none"))
+            means.append(torch.cat(values).mean().item())
+        assert ratios[domain] == pytest.approx(np.exp(means[0] - means[1]), rel=1e-4)
+
+
+@pytest.mark.distributed
+def test_two_processes_follow_the_recursion_of_one(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", __file__]
+    subprocess.run([*command, str(tmp_path)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240)
+    histories = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert histories[0] == histories[1]
+    for expected, found in zip(train(tmp_path / "one").plan.selector.history, histories[0], strict=True):
+        assert found["ratios"] == pytest.approx(expected["ratios"], rel=1e-4)
+        assert found["weights"] == pytest.approx(expected["weights"], rel=1e-4)
+
+
+def main(folder):
+    history = train(folder / "two", batch_size=4).plan.selector.history
+    (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(history))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
