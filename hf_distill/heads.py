@@ -10,6 +10,7 @@ Shape letters: n rows, H hidden width, V vocabulary.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from operator import attrgetter
@@ -150,6 +151,27 @@ def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
     }
     if not missing:
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     return GatheredParameters(list(missing.values()))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def without_hooks(function: object) -> Iterator[None]:
+    """Keeps ZeRO-3 from fetching and releasing a module's parameters while `gathered` holds them.
+
+    Its hooks count a module's passes forward and backward; a gradient that is taken at once confuses them.
+    """
+    modules = list(function.modules()) if isinstance(function, nn.Module) else []
+    if not any(hasattr(parameter, "ds_id") for module in modules for parameter in module.parameters(recurse=False)):
+        yield
+        return
+    names = ("_forward_hooks", "_forward_pre_hooks")
+    kept = [(module, name, getattr(module, name)) for module in modules for name in names]
+    for module, name, _ in kept:
+        setattr(module, name, OrderedDict())
+    try:
+        yield
+    finally:
+        for module, name, hooks in kept:
+            setattr(module, name, hooks)

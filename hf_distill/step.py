@@ -26,6 +26,7 @@ from .teachers.base import Teacher
 from .wrapping import call_inside
 
 ROWS = "rows"
+ROUTER = "router"
 
 
 @dataclass
@@ -154,11 +155,20 @@ class DistillationStep:
                 sums.update(_row_sums(result, batch.count(ROWS)))
             if (router := self._router_loss(student.outputs, batch)) is not None and self.task is not None:
                 terms.append(router * scales[self.task.label])
-                sums["router"] = (router.detach(), batch.count(ROWS))
+                sums[ROUTER] = (router.detach(), batch.count(ROWS))
             return torch.stack([term.float() for term in terms]).sum(), sums, student.outputs
 
         loss, sums, outputs = call_inside(wrapper, self.student, inside)
         return StepResult(loss=loss, sums=sums, outputs=outputs)
+
+    def total(self, means: Mapping[str, float], *, step: int, max_steps: int) -> float:
+        """The weighted sum of the losses' means, by the names under which they were measured."""
+        total = 0.0
+        for loss in self.losses:
+            parts = [v for k, v in means.items() if k == loss.label or k.startswith(f"{loss.label}/")]
+            total += loss.weight.value(step, max_steps) * sum(parts)
+        router = self.task.weight.value(step, max_steps) * means.get(ROUTER, 0.0) if self.task is not None else 0.0
+        return total + router
 
     def _run_student(self, forward: Callable[..., Any], batch: Batch, *, whole_logits: bool) -> Signal:
         inputs = dict(batch.inputs)
@@ -236,6 +246,7 @@ class DistillationStep:
                 scale=scales[loss.label],
                 temperature=loss.temperature,
                 teacher=loss.teacher,
+                source=loss.source,
             )
             for loss in (*self.row_losses, *([self.task] if self.task is not None and self.task_is_row else []))
         ]

@@ -335,7 +335,12 @@ class DistillationTrainer(Trainer):
         output = super().evaluation_loop(*args, **kwargs)
         if self.plan.distils:
             prefix = kwargs.get("metric_key_prefix", "eval")
-            measured = named_for_log(means(self._eval_meter.read(self.args.device)))
+            by_loss = means(self._eval_meter.read(self.args.device))
+            measured = named_for_log(by_loss)
+            # Trainer's own is a mean over batches, which depends on how many examples each has.
+            measured["loss"] = self.distillation_step.total(
+                by_loss, step=self.state.global_step, max_steps=self.state.max_steps
+            )
             if self.plan.head is not None and "task_loss" in measured:
                 measured["perplexity"] = math.exp(min(measured["task_loss"], 700.0))
             metrics = output.metrics if output.metrics is not None else {}
@@ -350,7 +355,11 @@ class DistillationTrainer(Trainer):
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint to resume from in {self.args.output_dir}.")
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            if self._interval_loader is not None:
+                self._interval_loader.close()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         auxiliary = auxiliary_state(self.student, state_dict)  # before save_pretrained takes the dictionary apart

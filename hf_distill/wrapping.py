@@ -13,7 +13,8 @@ def call_inside(wrapper: nn.Module, module: nn.Module, function: Callable[[Calla
 
     DDP and DeepSpeed prepare their gradient hooks around the wrapper's own forward pass. A loss that calls the module
     directly, or touches the head's weight after that pass, is invisible to them: DDP then takes the head for unused,
-    and ZeRO-3 shows a weight of no elements. So the wrapper is called, and the module's forward is replaced for that call.
+    and ZeRO-3 shows a weight of no elements. So the wrapper is called, and the module's forward is replaced for that
+    one call.
 
     Args:
         wrapper: what the trainer calls, for instance ``DistributedDataParallel(module)``; may be `module` itself.

@@ -77,7 +77,9 @@ def row_losses(
         total, sums = _on_logits(objective, labels, parameters)
     else:
         run = _Run(objective, labels, memory, parameters=parameters, differentiate=torch.is_grad_enabled())
-        total, sums = _Chunked.apply(run, student.tensor, *parameters)  # type: ignore[no-untyped-call]
+        # The graph notes the shapes of its inputs: ZeRO-3's shards must be whole when the node is made, too.
+        with gathered([*head, *objective.owned]):
+            total, sums = _Chunked.apply(run, student.tensor, *parameters)  # type: ignore[no-untyped-call]
     named = {term.name: value for term, value in zip(terms, sums.unbind(), strict=False)}
     if objective.observed is None:
         return RowResult(total, named)
@@ -137,11 +139,14 @@ class _Chunked(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, outer: Tensor, _sums: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError("The gradient of this loss was taken already; compute the loss again.")
-        gradients, ctx.gradients = ctx.gradients, None  # scaled in place: the head's may be the biggest tensor there is
-        factor = ctx.unit * outer
+            raise RuntimeError("The gradient of this loss was taken already. Take it with retain_graph=True the first time.")
+        factor, gradients = ctx.unit * outer, ctx.gradients
+        # Scaled in place, because the head's may be the biggest tensor there is, unless backward will come again.
+        multiply = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
+        if multiply is Tensor.mul_:
+            ctx.gradients = None
         scaled = [
-            None if gradient is None else gradient.mul_(factor).to(dtype)
+            None if gradient is None else multiply(gradient, factor).to(dtype)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         ]
         return None, *scaled
@@ -187,7 +192,6 @@ class _Run:
         with ExitStack() as stack:
             for head in heads.values():
                 stack.enter_context(head.gathered())  # one by one: what two share is whole when its second turn comes
-            stack.enter_context(gathered(objective.owned))
             chunk, self.part = _sizes(heads, objective, num_rows=len(self.states), memory=self.memory)
             self.projections = {
                 name: make_projection(
@@ -201,6 +205,7 @@ class _Run:
             }
             self.gradients = self.projections[None].gradients
             self.direct = [parameter for parameter in self.parameters if id(parameter) not in self.gradients]
+            self.stand_ins = objective.stand_ins()
             self.gradients |= {id(parameter): accumulator(parameter) for parameter in self.direct}
             with torch.autocast(self.states.device.type, enabled=False):
                 for rows in _slices(len(self.states), chunk):
@@ -229,11 +234,11 @@ class _Run:
         """Add the sums of some rows, and write the gradient of their logits over the logits."""
         leaf = logits.detach().requires_grad_(self.differentiate)
         with torch.set_grad_enabled(self.differentiate):
-            sums = self.objective.sums(leaf, teachers, labels)
+            sums = self.objective.sums(leaf, teachers, labels, stand_ins=self.stand_ins)
             total = (sums[: len(self.weights)] * self.weights).sum()
         self.sums += sums.detach()
         if self.differentiate:
-            inputs = [leaf, *self.direct]
+            inputs = [leaf, *(self.stand_ins.get(id(parameter), parameter) for parameter in self.direct)]
             gradient, *direct = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
             logits.copy_(gradient)
             for parameter, part in zip(self.direct, direct, strict=True):
@@ -256,10 +261,9 @@ def _sizes(heads: Mapping[str | None, Head], objective: Objective, *, num_rows: 
     student = heads[None]
     device, dtype = objective.student.tensor.device, product_type(student)
     copy = student.vocab_size * max(4, dtype.itemsize)
-    if device.type == "cpu":
-        part = torch.get_num_threads() * max(1, _CACHE // copy)
-    else:
-        part = max(1, memory // (3 * _COPIES * copy))  # few kernels matter more than caches
+    part = max(1, memory // (3 * _COPIES * copy))
+    if device.type == "cpu":  # elsewhere few kernels matter more than caches
+        part = min(part, torch.get_num_threads() * max(1, _CACHE // copy))
     buffers = sum(head.vocab_size * product_type(head).itemsize for head in heads.values())
     chunk = max((memory - _COPIES * part * copy) // buffers, part)
     num_chunks = max(1, -(-num_rows // chunk))

@@ -8,10 +8,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..heads import without_hooks
+from ..registry import attribute_errors
 from ..signals import Rows
 from .rowwise import at_least_float32, log_probabilities
 
@@ -27,6 +30,7 @@ class RowTerm:
         scale: derivative of the total with respect to the sum of this loss.
         temperature: logits are divided by it, values multiplied by its square.
         teacher: whom it listens to.
+        source: where it comes from, for errors.
     """
 
     name: str
@@ -34,6 +38,7 @@ class RowTerm:
     scale: Tensor | float
     temperature: float = 1.0
     teacher: str | None = "teacher"
+    source: str = "the training script"
 
     @property
     def reads_labels(self) -> bool:
@@ -54,7 +59,7 @@ class Objective:
 
     Attributes:
         columns: how many leading columns each term reads.
-        scales: ``[L]`` float32 (float64 for a float64 student), derivative of the total with respect to each term's sum.
+        scales: ``[L]``, derivative of the total with respect to each term's sum.
         owned: parameters of the losses.
 
     Raises:
@@ -74,7 +79,7 @@ class Objective:
             name = terms[self.labelled.index(True)].name
             raise ValueError(f"The loss {name!r} reads labels, but the batch has none. Add labels, or leave it out.")
         like = at_least_float32(student.tensor.new_empty(0))
-        self.scales = torch.stack([torch.as_tensor(term.scale).to(like) for term in terms])
+        self.scales = torch.stack([torch.as_tensor(term.scale, dtype=like.dtype, device=like.device) for term in terms])
         modules = [term.function for term in terms if isinstance(term.function, nn.Module)]
         self.owned = [parameter for module in modules for parameter in module.parameters()]
 
@@ -90,31 +95,60 @@ class Objective:
         """How many figures `sums` gives."""
         return len(self.terms) + 2 * (self.observed is not None)
 
-    def sums(self, student_logits: Tensor, teacher_logits: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
+    def stand_ins(self) -> dict[int, Tensor]:
+        """Leaves in place of the losses' parameters, by id, to differentiate with respect to at once.
+
+        Under ZeRO-3 the graph takes a parameter for the empty tensor that it is while nobody gathers it.
+        """
+        return {id(parameter): parameter.detach().requires_grad_(parameter.requires_grad) for parameter in self.owned}
+
+    def sums(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Mapping[str, Tensor],
+        labels: Tensor | None,
+        *,
+        stand_ins: Mapping[int, Tensor] | None = None,
+    ) -> Tensor:
         """Each term's sum over the rows, then (detached) the observed teacher's entropy and agreement, ``[L (+ 2)]``.
 
         Args:
             student_logits: ``[m, V]`` as the student's projection gave them; finished ones where it has no head.
             teacher_logits: the same of each teacher.
             labels: ``[m]`` or None.
+            stand_ins: what `stand_ins` gave, where the gradient is taken at once.
         """
         student = _finish(student_logits, self.student)
         teachers = {name: _finish(logits, self.teachers[name]) for name, logits in teacher_logits.items()}
         sums = []
         for term, columns, labelled in zip(self.terms, self.columns, self.labelled, strict=True):
-            arguments = [student] if term.teacher is None else [student, teachers[term.teacher]]
+            arguments: list[Any] = [student] if term.teacher is None else [student, teachers[term.teacher]]
             arguments = [_leading(logits, columns) for logits in arguments]
             if term.temperature != 1.0:
                 arguments = [logits / term.temperature for logits in arguments]
+            options: dict[str, Any] = {"labels": labels} if labelled and term.teacher is not None else {}
             if term.teacher is None:
-                values = term.function(*arguments, labels)
-            else:
-                values = term.function(*arguments, **({"labels": labels} if labelled else {}))
+                arguments.append(labels)
+            with attribute_errors(term.source):
+                if stand_ins and isinstance(term.function, nn.Module):
+                    values = _call_with(term.function, stand_ins, arguments, options)
+                else:
+                    values = term.function(*arguments, **options)
             sums.append(at_least_float32(values).sum() * term.temperature**2)
         if self.observed is not None:
             name, columns = self.observed
             sums += _observe(_leading(student.detach(), columns), _leading(teachers[name], columns))
         return torch.stack([value.to(self.scales.dtype) for value in sums])
+
+
+def _call_with(
+    module: nn.Module, stand_ins: Mapping[int, Tensor], arguments: list[Any], options: Mapping[str, Any]
+) -> Tensor:
+    """Call a loss with other tensors for its parameters."""
+    named = {name: stand_ins[id(parameter)] for name, parameter in module.named_parameters()}
+    with without_hooks(module):
+        values: Tensor = torch.func.functional_call(module, named, tuple(arguments), dict(options))
+    return values
 
 
 def _finish(logits: Tensor, rows: Rows) -> Tensor:

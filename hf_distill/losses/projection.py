@@ -124,9 +124,9 @@ class _AnyProjection(Projection):
     def forward(self, rows: Tensor) -> Tensor:
         with torch.set_grad_enabled(self.differentiate):
             self.rows = rows.detach().to(product_type(self.head)).requires_grad_(self.differentiate)
-            self.logits: Tensor = self.head.module(self.rows)
-        # What the module kept for its own gradient must not be overwritten.
-        return self.logits.detach().clone()
+            logits: Tensor = self.head.module(self.rows)
+        self.logits = logits
+        return logits.detach().clone()  # what the module kept for its own gradient must not be overwritten
 
     def fold(self, gradient: Tensor, *, rows: Tensor | None) -> None:
         inputs = [self.rows, *self.parameters]
