@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..registry import did_you_mean
 from ..signals import IGNORE_INDEX
 from .texts import load_texts, split_of
+
+logger = logging.get_logger(__name__)
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text", ".parquet": "parquet"}
 _FEATURES = Features(
@@ -130,7 +133,7 @@ def load_text_data(spec: Mapping[str, Any] | TextData) -> DatasetDict:
     for split, documents in splits.items():
         if len(documents) == 0:
             raise ValueError(
-                f"The {split} split holds no text. Give more documents, or change {split}_split or {split}_fraction."
+                f"The {split} split holds no text. Give other documents, or change {split}_split or {split}_fraction."
             )
     return DatasetDict(splits)
 
@@ -243,9 +246,12 @@ def _cut(loaded: DatasetDict, data: TextData) -> dict[str, Dataset]:
     members: dict[str, list[int]] = {"train": [], "probe": [], "test": []}
     for index, text in enumerate(splits["train"]["text"]):
         members[split_of(text, **fractions)].append(index)
-    cut = {use: splits["train"].select(indices) for use, indices in members.items()}
-    return {
-        use: splits.get(use, cut[use]) if use != "train" else cut["train"]
-        for use in cut
-        if use == "train" or use in splits or fractions[f"{use}_fraction"] > 0
-    }
+    for use, indices in members.items():
+        if use == "train" or indices:
+            splits[use] = loaded[data.train_split].select(indices)
+        elif fractions[f"{use}_fraction"] > 0:
+            logger.warning(
+                f"No document fell into the {use} split, so there is none. Give more documents, name a {use}_split or "
+                f"raise {use}_fraction."
+            )
+    return splits

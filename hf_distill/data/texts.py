@@ -31,7 +31,7 @@ Document = tuple[str, Callable[[], str]]
 
 _HANGUL_SYLLABLES = range(0xAC00, 0xD7A4)
 _CHARACTERS_PER_DOCUMENT = 128
-# Tests are not installed everywhere; codecs are tables, pydoc_data is documentation, the others describe the machine.
+# Tests are not installed everywhere; codecs are tables, pydoc_data is prose, the others describe the machine.
 _NOT_CODE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data"}
 _OF_THE_MACHINE = ("config-", "_sysconfigdata", "_sysconfig_vars")
 
@@ -41,14 +41,14 @@ def load_texts(
 ) -> DatasetDict:
     """Documents of several domains, in the splits train, probe and test.
 
-    ======================  =============================================================  =========================
-    domain                  documents                                                      size, Python 3.11, share 1
-    ======================  =============================================================  =========================
-    ``c_headers``           the headers of the interpreter, where they are installed       0.9 MB
-    ``code``                source of the standard library, one module a document          9.9 MB
-    ``documentation``       the language reference by topic; docstrings, module by module  2.2 MB
-    ``unicode``             the character database, 128 code points a document             1.3 MB
-    ======================  =============================================================  =========================
+    ===========  =============================================================  =========================
+    domain       documents                                                      size, Python 3.11, share 1
+    ===========  =============================================================  =========================
+    ``code``     source of the standard library, one module a document          9.9 MB
+    ``docs``     the language reference by topic; docstrings, module by module  2.2 MB
+    ``headers``  the C headers of the interpreter, where they are installed     0.9 MB
+    ``unicode``  the character database, 128 code points a document             1.3 MB
+    ===========  =============================================================  =========================
 
     A module's source and its docstrings are in the same split, so that no test text is part of the training text.
 
@@ -118,7 +118,7 @@ def _code() -> Iterator[Document]:
             yield name.as_posix(), partial(_source, path)
 
 
-def _documentation() -> Iterator[Document]:
+def _docs() -> Iterator[Document]:
     from pydoc_data.topics import topics
 
     for topic, text in topics.items():
@@ -127,7 +127,7 @@ def _documentation() -> Iterator[Document]:
         yield name, partial(_docstrings, read)
 
 
-def _c_headers() -> Iterator[Document]:
+def _headers() -> Iterator[Document]:
     folder = Path(sysconfig.get_path("include"))
     for path in folder.rglob("*.h"):
         name = path.relative_to(folder).as_posix()
@@ -145,8 +145,8 @@ def _unicode() -> Iterator[Document]:
 
 _DOMAINS: dict[str, Callable[[], Iterator[Document]]] = {
     "code": _code,
-    "documentation": _documentation,
-    "c_headers": _c_headers,
+    "docs": _docs,
+    "headers": _headers,
     "unicode": _unicode,
 }
 

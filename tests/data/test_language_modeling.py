@@ -151,9 +151,16 @@ def test_an_example_without_a_domain_is_named(jsonl):
         load_text_data({"data_files": path})
 
 
-def test_a_split_without_text_is_an_error_and_not_an_empty_evaluation(jsonl):
-    with pytest.raises(ValueError, match="The probe split holds no text"):
-        load_text_data({"data_files": jsonl([{"text": "w1"}, {"text": ""}])})
+def test_a_named_split_without_text_is_an_error_and_not_an_empty_evaluation(jsonl):
+    files = {"train": jsonl([{"text": "w1"}], "train.jsonl"), "test": jsonl([{"text": ""}], "test.jsonl")}
+    with pytest.raises(ValueError, match="The test split holds no text"):
+        load_text_data({"data_files": files, "test_split": "test", "probe_fraction": 0})
+
+
+def test_too_few_documents_for_a_cut_split_leave_it_out_and_say_so(jsonl, caplog):
+    data = load_text_data({"data_files": jsonl([{"text": words(n)} for n in range(3)]), "test_fraction": 0})
+    assert set(data) == {"train"}
+    assert "No document fell into the probe split" in caplog.text
 
 
 @pytest.mark.parametrize(

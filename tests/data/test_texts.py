@@ -27,12 +27,12 @@ def rows(texts):
 
 
 def test_there_are_four_domains_in_every_split_but_for_headers_that_are_not_installed(texts):
-    expected = {"code", "documentation", "unicode"}
+    expected = {"code", "docs", "unicode"}
     if any(Path(sysconfig.get_path("include")).rglob("*.h")):
-        expected |= {"c_headers"}
+        expected |= {"headers"}
     assert set(texts["train"]["domain"]) == expected
-    assert {"code", "documentation", "unicode"} <= set(texts["test"]["domain"])
-    assert {"code", "documentation", "unicode"} <= set(texts["probe"]["domain"])
+    assert {"code", "docs", "unicode"} <= set(texts["test"]["domain"])
+    assert {"code", "docs", "unicode"} <= set(texts["probe"]["domain"])
 
 
 def test_documents_are_what_the_files_hold(texts):
@@ -49,7 +49,7 @@ def test_docstrings_are_those_that_inspect_sees():
         row["document"]: row["text"]
         for split in documents.values()
         for row in split
-        if row["domain"] == "documentation"
+        if row["domain"] == "docs"
     }
     assert json.__doc__.strip().splitlines()[0] in found["json/__init__.py"]
     assert json.JSONDecoder.decode.__doc__.splitlines()[0] in found["json/decoder.py"]

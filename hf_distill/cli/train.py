@@ -1,0 +1,250 @@
+"""``hf-distill train CONFIG.yaml``: distil as a YAML file says.
+
+The file holds the fields of `DistillationArguments` (those of `transformers.TrainingArguments` among them), and
+
+    data: {texts: python, max_length: 128}    # see `hf_distill.data.language_modeling.TextData`
+    tokenizer: path/or/name                   # by default that of the teacher
+
+Any of them may be given on the command line instead: ``--max_steps 100 --teacher path --losses '["forward_kl"]'``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from rich.console import Console
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+    from ..arguments import DistillationArguments
+    from ..trainer import DistillationTrainer
+
+RECORD = "run.json"
+
+
+def train(argv: list[str]) -> int:
+    """Run ``hf-distill train`` and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="hf-distill train",
+        description="Distil as a YAML file says. Saves the student, its tokenizer and a record of the run (run.json).",
+        epilog="Any other --name value replaces what the file says; nested values are JSON.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", help="a YAML file of fields of DistillationArguments, and data and tokenizer")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in output_dir")
+    options, overrides = parser.parse_known_args(argv)
+    run(read_config(options.config), overrides=overrides, resume=options.resume, title=Path(options.config).stem)
+    return 0
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ValueError: it is not YAML, or not a mapping.
+        OSError: it cannot be read.
+    """
+    import yaml
+
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path}.") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds {type(config).__name__}; expected a mapping such as `output_dir: out`.")
+    return config
+
+
+def run(
+    config: Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    title: str = "student",
+    console: Console | None = None,
+    describe: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> DistillationTrainer:
+    """Train what `config` says, evaluate on the test split, and save everything into its ``output_dir``.
+
+    Args:
+        config: fields of `DistillationArguments`, and ``data`` and ``tokenizer``.
+        overrides: a command line, ``["--max_steps", "10"]``; goes before `config`.
+        resume: whether to go on from the newest complete checkpoint.
+        title: what the progress bar says.
+        console: where progress is shown; standard output by default.
+        describe: whether to say what the data is, and where the student was saved.
+        callbacks: further callbacks of the trainer.
+
+    Returns:
+        The trainer, finished.
+
+    Raises:
+        ValueError: something in the configuration is wrong; says what.
+    """
+    from rich.console import Console
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    from ..data.language_modeling import load_packed_text
+    from .progress import TrainingProgress
+
+    arguments, data_spec, tokenizer_name = parse(config, overrides)
+    console = console if arguments.should_log and console is not None else Console(quiet=not arguments.should_log)
+    with arguments.main_process_first(desc="loading data"):
+        tokenizer = _tokenizer(arguments, tokenizer_name)
+        data = load_packed_text(data_spec, tokenizer)
+    if describe:
+        console.print(_describe(data), highlight=False, soft_wrap=True)
+    trainer = _trainer(arguments, data, tokenizer)
+    progress = TrainingProgress(title, console)
+    for brought in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(brought)
+    for callback in (progress, *callbacks):
+        trainer.add_callback(callback)
+    try:
+        outcome = trainer.train(resume_from_checkpoint=resume or arguments.resume_from_checkpoint)
+    finally:
+        progress.close()
+    metrics = dict(outcome.metrics)
+    if trainer.eval_dataset is not None:
+        metrics |= trainer.evaluate()
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        _write_record(trainer, config, overrides, metrics)
+        if describe:
+            console.print(f"saved student, tokenizer and {RECORD} in {arguments.output_dir}", soft_wrap=True)
+    trainer.accelerator.end_training()
+    return trainer
+
+
+def parse(
+    config: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> tuple[DistillationArguments, dict[str, Any], str | None]:
+    """The trainer's arguments, the data's description and the tokenizer's name.
+
+    Raises:
+        ValueError: an unknown or missing key, or a value that does not fit.
+    """
+    from dataclasses import fields
+
+    from transformers import HfArgumentParser
+
+    from ..arguments import DistillationArguments, parse_nested
+    from ..registry import did_you_mean
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> Any:  # argparse would print all of the two hundred options, and exit
+            raise ValueError(f"on the command line: {message}")
+
+    known = [*(field.name for field in fields(DistillationArguments) if field.init), "data", "tokenizer"]
+    for key in config:
+        if key not in known:
+            raise ValueError(f"the configuration has an unknown key {key!r}{did_you_mean(str(key), known)}.")
+    parser = Parser([DistillationArguments], allow_abbrev=False)  # type: ignore[list-item]
+    parser.add_argument("--data")
+    parser.add_argument("--tokenizer")
+    parser.set_defaults(**config)
+    arguments, rest, unknown = parser.parse_args_into_dataclasses(
+        list(overrides), return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        name = unknown[0].removeprefix("--").split("=")[0]
+        raise ValueError(f"on the command line: unknown option {unknown[0]!r}{did_you_mean(name, known)}.")
+    data = parse_nested(rest.data, "data")
+    if not isinstance(data, Mapping):
+        raise ValueError(f"data is {data!r}; expected where text comes from, for instance `data: {{texts: python}}`.")
+    named = {part.split("=")[0].replace("-", "_") for part in overrides}
+    if "output_dir" not in config and "__output_dir" not in named:
+        raise ValueError("output_dir is missing: where to save the student.")
+    if arguments.student is None:
+        raise ValueError("student is missing: a folder or hub name, or {builder: ...} to build one from the teacher.")
+    return arguments, dict(data), rest.tokenizer
+
+
+def _tokenizer(arguments: DistillationArguments, name: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer that was named, or the teacher's, or the student's."""
+    from transformers import AutoTokenizer
+
+    teacher = arguments.teacher[0] if isinstance(arguments.teacher, list) else arguments.teacher
+    source = name or (teacher.get("model") if isinstance(teacher, Mapping) else teacher)
+    if source is None and isinstance(arguments.student, str):
+        source = arguments.student
+    if source is None:
+        raise ValueError("There is no teacher or student folder to take the tokenizer from; say tokenizer: path.")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"No tokenizer can be loaded from {source!r}: {error}") from error
+    return tokenizer
+
+
+def _describe(data: DatasetDict) -> str:
+    """A line about the data."""
+    rows = data["train"]
+    shares = ", ".join(f"{domain} {count / len(rows):.0%}" for domain, count in _domains(rows).items())
+    held_out = "".join(f", {len(data[split]):,} to {split} with" for split in ("probe", "test") if split in data)
+    return f"data: {len(rows):,} rows of {len(rows[0]['input_ids'])} tokens to train on ({shares}){held_out}"
+
+
+def _domains(rows: Any) -> dict[str, int]:
+    """How many rows there are of each domain."""
+    return dict(sorted(Counter(rows["domain"]).items()))
+
+
+def _trainer(
+    arguments: DistillationArguments, data: DatasetDict, tokenizer: PreTrainedTokenizerBase
+) -> DistillationTrainer:
+    """The trainer; where there are several domains, it evaluates each by itself."""
+    from transformers import default_data_collator
+
+    from ..trainer import DistillationTrainer
+
+    test = data.get("test")
+    if test is not None and len(domains := sorted(set(test["domain"]))) > 1:
+        column = list(test["domain"])
+        test = {name: test.select([index for index, domain in enumerate(column) if domain == name]) for name in domains}
+    return DistillationTrainer(
+        args=arguments,
+        train_dataset=data["train"],
+        eval_dataset=test,
+        probe_dataset=data.get("probe"),
+        data_collator=default_data_collator,
+        processing_class=tokenizer,
+    )
+
+
+def _write_record(
+    trainer: DistillationTrainer, config: Mapping[str, Any], overrides: Sequence[str], metrics: Mapping[str, float]
+) -> None:
+    """What was asked for, with which versions, and what came out, as JSON."""
+    import platform
+
+    import accelerate
+    import datasets
+    import torch
+    import transformers
+
+    from .. import __version__
+
+    modules = {module.__name__: module.__version__ for module in (torch, transformers, accelerate, datasets)}
+    record = {
+        "config": dict(config),
+        "overrides": list(overrides),
+        "versions": {"hf_distill": __version__, "python": platform.python_version(), **modules},
+        "plugins": dict(trainer.plan.versions()),
+        "processes": trainer.args.world_size,
+        "num_parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
+        "domains": _domains(trainer.train_dataset),
+        "metrics": metrics,
+        "log_history": trainer.state.log_history,
+    }
+    path = Path(str(trainer.args.output_dir)) / RECORD
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

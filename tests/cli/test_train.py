@@ -1,0 +1,168 @@
+"""``hf-distill train``: a YAML file, overrides on the command line, what it leaves behind, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from hf_distill.cli.main import main
+from hf_distill.cli.train import parse, read_config, run
+from hf_distill.testing import tiny_model, tiny_tokenizer
+
+SELECTOR = '''
+import hf_distill
+
+class Backwards(hf_distill.MixtureSelector):
+    """Draws what there is most of."""
+
+    def start(self, probe):
+        self.weights = [domain == "often" for domain in self.domains]
+
+@hf_distill.hookimpl
+def register_selectors(register):
+    register("backwards", Backwards)
+'''
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A file that trains two steps on local text; the teacher is a folder."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    tokenizer = tiny_tokenizer()
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    words = sorted(tokenizer.get_vocab())
+    rows = [{"text": " ".join(words[n % 7 :]), "domain": "often" if n % 3 else "seldom"} for n in range(60)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "output_dir": str(tmp_path / "out"),
+        "teacher": str(tmp_path / "teacher"),
+        "student": {"builder": "layer_drop", "layers": 1},
+        "losses": [{"name": "task", "weight": 1.0}, {"name": "forward_kl", "weight": 0.2}],
+        "data": {"data_files": str(tmp_path / "text.jsonl"), "max_length": 16, "test_fraction": 0.3},
+        "max_steps": 2,
+        "logging_steps": 1,
+        "learning_rate": "1e-3",  # YAML 1.1 reads 1e-3 as text
+        "per_device_train_batch_size": 4,
+    }
+    path = tmp_path / "config.yaml"
+
+    def write(**changes):
+        merged = {**values, **changes}
+        path.write_text(yaml.safe_dump({name: value for name, value in merged.items() if value is not None}))
+        return str(path)
+
+    return write
+
+
+def test_a_file_trains_a_student_that_loads_and_leaves_a_record(config, tmp_path, capsys):
+    assert main(["train", config()]) == 0
+    out = tmp_path / "out"
+    student = AutoModelForCausalLM.from_pretrained(out)
+    assert student.config.num_hidden_layers == 1
+    assert AutoTokenizer.from_pretrained(out).get_vocab() == tiny_tokenizer().get_vocab()
+    record = json.loads((out / "run.json").read_text())
+    assert record["config"]["losses"][1] == {"name": "forward_kl", "weight": 0.2}
+    assert record["plugins"].keys() == {"hf_distill"}
+    assert record["num_parameters"] == student.num_parameters()
+    losses = [entry for entry in record["log_history"] if "forward_kl_loss" in entry]
+    assert len(losses) == 2
+    for entry in losses:
+        assert entry["loss"] == pytest.approx(entry["task_loss"] + 0.2 * entry["forward_kl_loss"], rel=1e-4)
+    for domain in ("often", "seldom"):  # each domain of the test split by itself
+        assert record["metrics"][f"eval_{domain}_perplexity"] > 1
+    printed = capsys.readouterr().out
+    assert "to train on (often" in printed
+    assert "forward_kl" in printed
+    assert f"run.json in {out}" in printed
+
+
+def test_the_command_line_goes_before_the_file(config):
+    arguments, data, tokenizer = parse(
+        read_config(config(tokenizer="from-the-file")),
+        [
+            *("--max_steps", "7", "--learning_rate=0.5", "--tokenizer", "other"),
+            *("--losses", '[{"name": "jsd", "beta": 0.3}]', "--data", '{"texts": "python"}'),
+        ],
+    )
+    assert arguments.max_steps == 7
+    assert arguments.learning_rate == 0.5
+    assert arguments.losses == [{"name": "jsd", "beta": 0.3}]
+    assert arguments.per_device_train_batch_size == 4
+    assert (data, tokenizer) == ({"texts": "python"}, "other")
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(config):
+    assert parse(read_config(config()))[0].learning_rate == 1e-3
+
+
+def test_a_local_plugin_chooses_the_data(config, tmp_path):
+    (tmp_path / "backwards.py").write_text(SELECTOR)
+    path = config(plugins=[str(tmp_path / "backwards.py")], selector={"name": "backwards"})
+    assert main(["train", path]) == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["log_history"][0]["mixture/often"] == 1
+    assert len(record["plugins"]) == 2
+
+
+def test_a_resumed_run_ends_like_one_that_was_not_interrupted(config, tmp_path):
+    def losses(out):
+        log = json.loads((tmp_path / out / "run.json").read_text())["log_history"]
+        return [entry["loss"] for entry in log if "loss" in entry]
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop = state.global_step == 3
+
+    path = config(max_steps=6, save_steps=3, save_strategy="steps", logging_steps=1)
+    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
+    assert main(["train", path, "--output_dir", whole]) == 0
+    run(read_config(path), overrides=["--output_dir", parts], callbacks=[Stop()])
+    assert main(["train", path, "--output_dir", parts, "--resume"]) == 0
+    assert len(losses("whole")) == 6
+    assert losses("parts") == pytest.approx(losses("whole"), rel=1e-6)
+
+
+def test_there_is_nothing_to_resume_from(config, capsys):
+    assert main(["train", config(), "--resume"]) == 2
+    assert "no complete checkpoint to resume from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "message"),
+    [
+        ({"max_stpes": 3}, [], "unknown key 'max_stpes' (did you mean 'max_steps'?)"),
+        ({}, ["--max_stpes", "3"], "unknown option '--max_stpes' (did you mean 'max_steps'?)"),
+        ({}, ["--max_steps", "many"], "invalid int value: 'many'"),
+        ({}, ["--losses", "[1"], "losses is not valid JSON"),
+        ({"output_dir": None}, [], "output_dir is missing"),
+        ({"student": None}, [], "student is missing"),
+        ({"data": None}, [], "data is None; expected where text comes from"),
+        ({"data": {"texts": "python", "max_lenght": 8}}, [], "no option 'max_lenght' (did you mean 'max_length'?)"),
+        ({"losses": ["forward_lk"]}, [], "did you mean 'forward_kl'"),
+        ({"teacher": None}, [], "say tokenizer: path"),
+        ({"plugins": ["dkk"]}, [], "there is no plugin 'dkk'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(config, capsys, changes, overrides, message):
+    assert main(["train", config(**changes), *overrides]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_file_that_is_absent_or_not_yaml_is_said_in_one_line(tmp_path, capsys):
+    (tmp_path / "broken.yaml").write_text("losses: [")
+    (tmp_path / "list.yaml").write_text("- 1")
+    for name, message in [("absent", "There is no file"), ("broken", "not valid YAML"), ("list", "holds list")]:
+        assert main(["train", str(tmp_path / f"{name}.yaml")]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_missing_column_is_named_with_those_there_are(config, tmp_path, capsys):
+    data = {"data_files": str(tmp_path / "text.jsonl"), "text_column": "body"}
+    assert main(["train", config(data=data)]) == 2
+    assert "no column 'body'; it has text, domain" in capsys.readouterr().err
