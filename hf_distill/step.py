@@ -126,7 +126,9 @@ class DistillationStep:
             whole_logits: whether the caller reads the student's logits; costs the memory of the whole batch.
             observe: whether to measure teacher entropy and agreement, too.
         """
-        signals = {name: teacher.signal(batch) for name, teacher in self.teachers.items()}
+        losses = self._awake(step, max_steps) if torch.is_grad_enabled() else self.losses
+        needed = {loss.teacher for loss in losses}
+        signals = {name: teacher.signal(batch) for name, teacher in self.teachers.items() if name in needed}
         if self.task is not None and batch.labels is None:
             raise ValueError(
                 "The task loss needs labels, but the batch has none (columns: "
@@ -134,7 +136,7 @@ class DistillationStep:
                 'DataCollatorForLanguageModeling makes one), or distil without labels: losses=["forward_kl"].'
             )
         scales = {}
-        for loss in self.losses:
+        for loss in losses:
             index = 1 + self.batch_losses.index(loss) if loss in self.batch_losses else 0
             scales[loss.label] = loss.weight.value(step, max_steps) * num_processes / counts[index].clamp(min=1)
 
@@ -142,24 +144,39 @@ class DistillationStep:
             student = self._run_student(forward, batch, whole_logits=whole_logits or self.task_function is not None)
             terms, sums = [], {}
             for loss in self.batch_losses:
+                if loss not in losses:
+                    continue
                 total, parts = self._batch_loss(loss, student, signals, batch)
                 terms.append(total * scales[loss.label])
                 sums.update(parts)
-            if self.task is not None and not self.task_is_row:
+            if self.task in losses and not self.task_is_row:
                 total = self._own_task_loss(student.outputs, batch)
                 terms.append(total * scales[self.task.label])
                 sums[self.task.label] = (total.detach(), batch.count(ROWS))
-            if self.row_losses or (self.task is not None and self.task_is_row):
-                result = self._rows(student, signals, batch, scales, observe=observe)
+            on_rows = [loss for loss in losses if loss.is_row or (loss.is_task and self.task_is_row)]
+            if on_rows:
+                result = self._rows(on_rows, student, signals, batch, scales, observe=observe)
                 terms.append(result.total)
                 sums.update(_row_sums(result, batch.count(ROWS)))
-            if (router := self._router_loss(student.outputs, batch)) is not None and self.task is not None:
+            if self.task in losses and (router := self._router_loss(student.outputs, batch)) is not None:
                 terms.append(router * scales[self.task.label])
                 sums[ROUTER] = (router.detach(), batch.count(ROWS))
             return torch.stack([term.float() for term in terms]).sum(), sums, student.outputs
 
         loss, sums, outputs = call_inside(wrapper, self.student, inside)
         return StepResult(loss=loss, sums=sums, outputs=outputs)
+
+    def _awake(self, step: int, max_steps: int) -> list[ActiveLoss]:
+        """The losses that count now; a weight that a schedule has brought to zero costs nothing, nor does its teacher.
+
+        A loss with parameters stays, since wrappers wait for the gradients of all parameters.
+        """
+
+        def owns_parameters(loss: ActiveLoss) -> bool:
+            return loss.module is not None and any(True for _ in loss.module.parameters())
+
+        awake = [loss for loss in self.losses if loss.weight.value(step, max_steps) != 0 or owns_parameters(loss)]
+        return awake or self.losses
 
     def total(self, means: Mapping[str, float], *, step: int, max_steps: int) -> float:
         """The weighted sum of the losses' means, by the names under which they were measured."""
@@ -230,6 +247,7 @@ class DistillationStep:
 
     def _rows(
         self,
+        losses: Sequence[ActiveLoss],
         student: Signal,
         signals: Mapping[str, Signal],
         batch: Batch,
@@ -248,7 +266,7 @@ class DistillationStep:
                 teacher=loss.teacher,
                 source=loss.source,
             )
-            for loss in (*self.row_losses, *([self.task] if self.task is not None and self.task_is_row else []))
+            for loss in losses
         ]
         labels = None if batch.row_labels is None else batch.row_labels[batch.row_mask]
         if observe and self.task_is_row and self.task is None and labels is not None:
