@@ -114,6 +114,12 @@ class DistillationTrainer(Trainer):
 
     def _start(self) -> None:
         """What needs the accelerator: place teachers, compare processes, keep columns, keep time."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() != self.accelerator.num_processes:
+            raise ValueError(
+                f"torch.distributed runs {dist.get_world_size()} processes, but accelerate knows of "
+                f"{self.accelerator.num_processes}, and gradients would be averaged wrongly. On a machine without a GPU "
+                "pass use_cpu=True (--use_cpu true)."
+            )
         fingerprints = gather_object([self.plan.plugins.fingerprint()])
         if len(set(fingerprints)) > 1:
             listed = "; ".join(f"process {rank}: {text}" for rank, text in enumerate(fingerprints))
