@@ -306,6 +306,28 @@ def test_padded_heads_of_one_vocabulary_are_refused(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_two_teachers_are_mixed_up(tmp_path):
+    """Each loss listens to its own teacher; the row losses of both share one pass over the student's logits."""
+    models = {"big": tiny_model("llama", seed=1), "other": tiny_model("llama", seed=2, hidden_size=16)}
+    data = causal_lm_dataset(4)
+    expected = {}
+    for name, model in models.items():
+        alone = trainer_for(tmp_path, teacher=model, losses=["forward_kl"], data=data, eval_data=data)
+        expected[name] = alone.evaluate()["eval_forward_kl_loss"]
+    assert expected["big"] != pytest.approx(expected["other"], rel=0.01)
+    both = trainer_for(
+        tmp_path,
+        teacher=[{"name": name, "model": model} for name, model in models.items()],
+        losses=[{"name": "forward_kl", "label": f"from_{name}", "teacher": name, "weight": 0.5} for name in models],
+        data=data,
+        eval_data=data,
+    )
+    metrics = both.evaluate()
+    for name, value in expected.items():
+        assert metrics[f"eval_from_{name}_loss"] == pytest.approx(value, rel=1e-5)
+    assert metrics["eval_loss"] == pytest.approx(sum(expected.values()) / 2, rel=1e-5)
+
+
 def test_extra_columns_never_reach_the_loss_that_asked_for_them(tmp_path):
     class Weighed(BatchLoss):
         items = "examples"

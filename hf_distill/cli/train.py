@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ..trainer import DistillationTrainer
 
 RECORD = "run.json"
+HIDDEN = "(hidden)"
+_SECRET = re.compile(r"(^|_|-)(token|api_key|secret|password)$", re.IGNORECASE)
 
 
 def train(argv: list[str]) -> int:
@@ -221,6 +224,24 @@ def _trainer(
     )
 
 
+def without_secrets(value: Any) -> Any:
+    """A copy of a configuration or command line in which every token, key, secret and password is hidden."""
+    if isinstance(value, Mapping):
+        return {k: HIDDEN if _SECRET.search(str(k)) and v is not None else without_secrets(v) for k, v in value.items()}
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        return json.dumps(without_secrets(json.loads(value)))  # a nested option
+    if isinstance(value, str):
+        name, equals, _ = value.partition("=")
+        return f"{name}={HIDDEN}" if equals and name.startswith("--") and _SECRET.search(name) else value
+    if isinstance(value, (list, tuple)):
+        before = [None, *value]
+        return [
+            HIDDEN if isinstance(name, str) and name.startswith("--") and _SECRET.search(name) else without_secrets(one)
+            for name, one in zip(before, value, strict=False)
+        ]
+    return value
+
+
 def _write_record(
     trainer: DistillationTrainer, config: Mapping[str, Any], overrides: Sequence[str], metrics: Mapping[str, float]
 ) -> None:
@@ -236,8 +257,8 @@ def _write_record(
 
     modules = {module.__name__: module.__version__ for module in (torch, transformers, accelerate, datasets)}
     record = {
-        "config": dict(config),
-        "overrides": list(overrides),
+        "config": without_secrets(config),
+        "overrides": without_secrets(list(overrides)),
         "versions": {"hf_distill": __version__, "python": platform.python_version(), **modules},
         "plugins": dict(trainer.plan.versions()),
         "processes": trainer.args.world_size,

@@ -9,7 +9,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from hf_distill.cli.main import main
-from hf_distill.cli.train import parse, read_config, run
+from hf_distill.cli.train import parse, read_config, run, without_secrets
 from hf_distill.testing import tiny_model, tiny_tokenizer
 
 SELECTOR = '''
@@ -166,3 +166,13 @@ def test_a_missing_column_is_named_with_those_there_are(config, tmp_path, capsys
     data = {"data_files": str(tmp_path / "text.jsonl"), "text_column": "body"}
     assert main(["train", config(data=data)]) == 2
     assert "no column 'body'; it has text, domain" in capsys.readouterr().err
+
+
+def test_a_secret_is_written_into_the_record():
+    config = {"hub_token": "s3cret", "teacher": {"model": "m", "api_key": "s3cret"}, "losses": [{"name": "task"}]}
+    words = ["--hub_token", "s3cret", "--hub_token=s3cret", "--teacher", '{"api_key": "s3cret"}', "--max_steps", "3"]
+    for given in (config, words):
+        assert "s3cret" not in json.dumps(without_secrets(given))
+    assert without_secrets(config)["losses"] == config["losses"]
+    assert without_secrets(words)[-2:] == ["--max_steps", "3"]
+    assert without_secrets({"include_num_input_tokens_seen": "all"}) == {"include_num_input_tokens_seen": "all"}
