@@ -203,7 +203,8 @@ class Plan:
             source = f" of {loss.teacher}" if loss.teacher is not None and len(self.teachers) > 1 else ""
             terms.append(f"{loss.weight} x {loss.label}{temperature}{source}")
         size = sum(parameter.numel() for parameter in student.parameters())
-        return f"Distilling {type(student).__name__} ({size:,} parameters): loss = {' + '.join(terms)}"
+        doing = "Distilling" if self.teachers else "Training"
+        return f"{doing} {type(student).__name__} ({size:,} parameters): loss = {' + '.join(terms)}"
 
     def versions(self) -> Mapping[str, str]:
         """Names and versions of the active plugins, for checkpoints."""
