@@ -1,0 +1,179 @@
+"""``hf-distill demo``: a student of a quarter of its teacher's size, distilled in three ways, from start to report.
+
+The text is what every Python installation holds, at its natural sizes: two thirds of it is source code. The three
+students start from the same weights and see equally many tokens; each is one configuration of ``hf-distill train``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..plugins import installed_plugins
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .demo_teacher import TeacherRecipe
+
+_TRAINING = {
+    "learning_rate": 6e-3,
+    "lr_scheduler_type": "cosine_with_min_lr",
+    "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+    "warmup_steps": 0.05,
+    "weight_decay": 0.1,
+    "adam_beta2": 0.95,
+    "max_grad_norm": 1.0,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 16,
+    "save_strategy": "no",
+    "report_to": "none",
+    "dataloader_pin_memory": False,
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demo does.
+
+    Attributes:
+        data: what the models are trained on.
+        teacher: fields of the teacher's `LlamaConfig`.
+        teacher_steps: how long it is trained.
+        student: options of the student builder `fresh`.
+        steps: how long each student is trained.
+        interval: steps between two moves of DDK's mixture.
+        vocab_size: of the tokenizer.
+    """
+
+    data: Mapping[str, Any] = field(
+        default_factory=lambda: {"texts": "python", "max_length": 128, "probe_rows": 48, "test_rows": 60}
+    )
+    teacher: Mapping[str, Any] = field(default_factory=lambda: _llama(160, 3, 4))
+    teacher_steps: int = 1560
+    student: Mapping[str, Any] = field(default_factory=lambda: {"hidden_size": 64, "layers": 2, "heads": 2})
+    steps: int = 440
+    interval: int = 40
+    vocab_size: int = 4096
+
+
+def _llama(width: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": width * 8 // 3,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    }
+
+
+FULL = Size()
+QUICK = Size(
+    data={
+        "texts": {"name": "python", "share": 0.1, "probe_fraction": 0.15, "test_fraction": 0.15},
+        "max_length": 64,
+        "probe_rows": 8,
+        "test_rows": 8,
+    },
+    teacher=_llama(64, 2, 2),
+    teacher_steps=60,
+    student={"hidden_size": 32, "layers": 1, "heads": 1},
+    steps=30,
+    interval=10,
+    vocab_size=1024,
+)
+
+
+def demo(argv: list[str]) -> int:
+    """Run ``hf-distill demo`` and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="hf-distill demo",
+        description="Train a small language model on text that Python came with, distil it into a smaller one in three "
+        "ways, and report. Takes a few minutes on two CPU cores; the teacher is kept for the next time.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/demo"), help="default: outputs/demo")
+    parser.add_argument("--seed", type=int, default=0, help="decides the student's first weights and the order of data")
+    parser.add_argument("--quick", action="store_true", help="everything much smaller: shows that it runs, and no more")
+    options = parser.parse_args(argv)
+    if "ddk" not in {info.name for info, _ in installed_plugins()}:
+        raise ValueError("The demo's third student needs the plugin ddk: pip install -e plugins/hf-distill-ddk")
+    _quiet_libraries()
+    from rich.console import Console
+
+    _run(QUICK if options.quick else FULL, options.output_dir, options.seed, Console())
+    return 0
+
+
+def arms(size: Size, teacher: Path, *, seed: int) -> dict[str, dict[str, Any]]:
+    """The configurations to compare, by title; they differ in nothing but losses and selector."""
+    common = {
+        **_TRAINING,
+        "seed": seed,
+        "max_steps": size.steps,
+        "eval_strategy": "steps",
+        "eval_steps": size.interval,
+        "logging_steps": max(size.interval // 4, 1),  # every change of the mixture is in the log
+        "teacher": str(teacher),
+        "student": {"builder": "fresh", "seed": seed, **size.student},
+        "data": dict(size.data),
+    }
+    # Weights as in DDK's Eq. 3 (arXiv:2407.16154).
+    distilled = {"losses": [{"name": "task", "weight": 1.0}, {"name": "forward_kl", "weight": 0.2}]}
+    ddk = {"plugins": ["ddk"], "selector": {"name": "ddk", "interval": size.interval}}
+    return {
+        "cross-entropy": {**common, "losses": ["task"]},
+        "KD": {**common, **distilled},
+        "KD + DDK": {**common, **distilled, **ddk},
+    }
+
+
+def teacher_recipe(size: Size) -> TeacherRecipe:
+    """How the teacher of a demo of this size is made."""
+    from .demo_teacher import TeacherRecipe
+
+    # Its own data are balanced: a teacher that is good at everything, of which the student's data shows little of some.
+    selector = {"name": "mixture", "weights": "uniform"}
+    training = {**_TRAINING, "max_steps": size.teacher_steps, "logging_steps": 20, "seed": 0, "selector": selector}
+    return TeacherRecipe(data=size.data, vocab_size=size.vocab_size, model=size.teacher, training=training)
+
+
+def _run(size: Size, output_dir: Path, seed: int, console: Console) -> None:
+    import yaml
+
+    from .demo_report import print_usage, report
+    from .demo_teacher import teacher_folder
+    from .train import run
+
+    console.rule("[bold]teacher", align="left")
+    teacher = teacher_folder(teacher_recipe(size), console)
+    folders = {}
+    for title, config in arms(size, teacher, seed=seed).items():
+        console.rule(f"[bold]{title}", align="left")
+        folder = folders[title] = output_dir / title.lower().replace(" + ", "_").replace("-", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {**config, "output_dir": str(folder)}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        run(config, title=title, console=console, describe=False)
+    console.rule("[bold]report", align="left")
+    report(teacher, folders, output_dir, console)
+    print_usage(folders["KD + DDK"], console)
+
+
+def _quiet_libraries() -> None:
+    """Leave the terminal to the progress bars."""
+    import datasets
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found nothing else
