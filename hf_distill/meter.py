@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 
 import torch
@@ -57,5 +56,9 @@ def peak_memory_mb() -> float:
     """The most memory that this process has held so far, in MiB: of the GPU where there is one, else of the machine."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        return float("nan")
+    import resource  # Unix only, so not for the whole module
+
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
