@@ -86,7 +86,8 @@ def _on_meta(model: PreTrainedModel) -> PreTrainedModel:
     torch.set_default_dtype(model.dtype)  # casts in the tail must be those of the real model
     try:
         with torch.device("meta"):
-            return type(model)(copy.deepcopy(model.config)).eval()
+            replica: PreTrainedModel = type(model)(copy.deepcopy(model.config)).eval()
+            return replica
     finally:
         torch.set_default_dtype(previous)
 
@@ -205,7 +206,8 @@ def _check_rows_apart(tail: tuple[Operation, ...], replica: nn.Module, *, width:
         like = attrgetter(name)(replica)
         return torch.linspace(0.5, 1.5, like.numel(), dtype=like.dtype).view(like.shape)
 
-    nested = torch.linspace(-2, 2, 6 * width, dtype=replica.dtype).view(2, 3, width)  # type: ignore[arg-type]
+    dtype: torch.dtype = replica.dtype  # type: ignore[assignment]
+    nested = torch.linspace(-2, 2, 6 * width, dtype=dtype).view(2, 3, width)
     flat = nested.view(6, width).flip(0)
     for operation in tail:
         nested, flat = operation(nested, stand_in), operation(flat, stand_in)

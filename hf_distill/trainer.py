@@ -117,8 +117,8 @@ class DistillationTrainer(Trainer):
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() != self.accelerator.num_processes:
             raise ValueError(
                 f"torch.distributed runs {dist.get_world_size()} processes, but accelerate knows of "
-                f"{self.accelerator.num_processes}, and gradients would be averaged wrongly. On a machine without a GPU "
-                "pass use_cpu=True (--use_cpu true)."
+                f"{self.accelerator.num_processes}, and gradients would be averaged wrongly. Without a GPU, pass "
+                "use_cpu=True (--use_cpu true)."
             )
         fingerprints = gather_object([self.plan.plugins.fingerprint()])
         if len(set(fingerprints)) > 1:

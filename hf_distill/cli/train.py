@@ -124,7 +124,7 @@ def run(
         _write_record(trainer, config, overrides, metrics)
         if describe:
             console.print(f"saved student, tokenizer and {RECORD} in {arguments.output_dir}", soft_wrap=True)
-    trainer.end()
+    trainer.end()  # type: ignore[no-untyped-call]
     return trainer
 
 
