@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
@@ -30,6 +29,7 @@ from .data.probe import DomainProbe
 from .events import TrainerEvents
 from .meter import Meter, means, named_for_log, peak_memory_mb
 from .plan import Plan, uses_fsdp
+from .processes import check_processes
 from .selection import make_interval_loader, make_probe
 from .signals import Batch, Clock
 from .step import DistillationStep, StepResult
@@ -114,16 +114,7 @@ class DistillationTrainer(Trainer):
 
     def _start(self) -> None:
         """What needs the accelerator: place teachers, compare processes, keep columns, keep time."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() != self.accelerator.num_processes:
-            raise ValueError(
-                f"torch.distributed runs {dist.get_world_size()} processes, but accelerate knows of "
-                f"{self.accelerator.num_processes}, and gradients would be averaged wrongly. Without a GPU, pass "
-                "use_cpu=True (--use_cpu true)."
-            )
-        fingerprints = gather_object([self.plan.plugins.fingerprint()])
-        if len(set(fingerprints)) > 1:
-            listed = "; ".join(f"process {rank}: {text}" for rank, text in enumerate(fingerprints))
-            raise ValueError(f"The processes run different plugins or versions of them: {listed}. Install the same.")
+        check_processes(self.accelerator, self.plan.plugins.fingerprint())
         for teacher in self.plan.teachers.values():
             teacher.prepare(self.accelerator)
         if self.plan.columns:

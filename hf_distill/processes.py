@@ -1,0 +1,29 @@
+"""Whether the processes of a run are what each of them takes the others for."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+
+def check_processes(accelerator: Accelerator, fingerprint: str) -> None:
+    """Compare all processes before the first step; collective.
+
+    Args:
+        accelerator: the trainer's.
+        fingerprint: of the plugins of this process.
+
+    Raises:
+        ValueError: accelerate and torch.distributed count differently, or plugins differ between processes.
+    """
+    running = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if running != accelerator.num_processes:
+        raise ValueError(
+            f"torch.distributed runs {running} processes, but accelerate knows of {accelerator.num_processes}, and "
+            "gradients would be averaged wrongly. Without a GPU, pass use_cpu=True (--use_cpu true)."
+        )
+    fingerprints = gather_object([fingerprint])
+    if len(set(fingerprints)) > 1:
+        listed = "; ".join(f"process {rank}: {text}" for rank, text in enumerate(fingerprints))
+        raise ValueError(f"The processes run different plugins or versions of them: {listed}. Install the same.")
