@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from .processes import sum_over_processes
 
 
 class Meter:
@@ -32,9 +33,7 @@ class Meter:
         names = sorted(self._totals)
         if not names:
             return {}
-        totals = torch.stack([self._totals[name].to(device) for name in names])
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(totals)
+        totals = sum_over_processes(torch.stack([self._totals[name].to(device) for name in names]))
         return {name: (pair[0], pair[1]) for name, pair in zip(names, totals.tolist(), strict=True)}
 
     def clear(self) -> None:

@@ -1,10 +1,11 @@
-"""Whether the processes of a run are what each of them takes the others for."""
+"""What the processes of a run do together outside of their models."""
 
 from __future__ import annotations
 
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
 
 def check_processes(accelerator: Accelerator, fingerprint: str) -> None:
@@ -27,3 +28,10 @@ def check_processes(accelerator: Accelerator, fingerprint: str) -> None:
     if len(set(fingerprints)) > 1:
         listed = "; ".join(f"process {rank}: {text}" for rank, text in enumerate(fingerprints))
         raise ValueError(f"The processes run different plugins or versions of them: {listed}. Install the same.")
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Sum of `values` over all processes, in place; collective where a process group runs."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values

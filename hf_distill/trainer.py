@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
@@ -29,7 +28,7 @@ from .data.probe import DomainProbe
 from .events import TrainerEvents
 from .meter import Meter, means, named_for_log, peak_memory_mb
 from .plan import Plan, uses_fsdp
-from .processes import check_processes
+from .processes import check_processes, sum_over_processes
 from .selection import make_interval_loader, make_probe
 from .signals import Batch, Clock
 from .step import DistillationStep, StepResult
@@ -182,12 +181,7 @@ class DistillationTrainer(Trainer):
         if not self.plan.distils or not batch_samples:
             return super()._get_num_items_in_batch(batch_samples, device)
         step = self.distillation_step
-        return self._reduce(step.counts([step.reader.read(inputs) for inputs in batch_samples]).to(device))
-
-    def _reduce(self, counts: Tensor) -> Tensor:
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(counts)
-        return counts
+        return sum_over_processes(step.counts([step.reader.read(inputs) for inputs in batch_samples]).to(device))
 
     def compute_loss(
         self,
@@ -217,7 +211,7 @@ class DistillationTrainer(Trainer):
     ) -> StepResult:
         step = self.distillation_step
         if counts is None:
-            counts = self._reduce(step.counts([batch]))
+            counts = sum_over_processes(step.counts([batch]))
         return step.run(
             model,
             batch,

@@ -45,12 +45,7 @@ def test_documents_are_what_the_files_hold(texts):
 
 def test_docstrings_are_those_that_inspect_sees():
     documents = load_texts(share=1.0)
-    found = {
-        row["document"]: row["text"]
-        for split in documents.values()
-        for row in split
-        if row["domain"] == "docs"
-    }
+    found = {row["document"]: row["text"] for split in documents.values() for row in split if row["domain"] == "docs"}
     assert json.__doc__.strip().splitlines()[0] in found["json/__init__.py"]
     assert json.JSONDecoder.decode.__doc__.splitlines()[0] in found["json/decoder.py"]
     assert "import" not in found["json/scanner.py"]
