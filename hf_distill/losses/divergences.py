@@ -65,12 +65,13 @@ def jsd(student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 0.5) ->
             "student predicts: use forward_kl (meant by beta=0) or reverse_kl (beta=1)."
         )
 
-    def formula(q: Tensor, _log_q: Tensor, log_p: Tensor, _differentiate: bool) -> tuple[Tensor, Tensor]:
+    def formula(q: Tensor, log_q: Tensor, log_p: Tensor, _differentiate: bool) -> tuple[Tensor, Tensor]:
         p = log_p.exp_()
-        mixture = torch.lerp(q, p, beta)
+        mixture = _mix(q, p, beta)
+        values = beta * torch.linalg.vecdot(p, _log(torch.div(p, mixture, out=log_q)))
         # d/dq = (1 - beta) log(q / m), beside a constant
-        weighted = _log_ratio(q, mixture).mul_(q).mul_(1 - beta)
-        return beta * torch.linalg.vecdot(p, _log_ratio(p, mixture)) + weighted.sum(-1), weighted
+        weighted = _log(torch.div(q, mixture, out=log_q)).mul_(q).mul_(1 - beta)
+        return values + weighted.sum(-1), weighted
 
     return rowwise(student_logits, teacher_logits, formula)
 
@@ -90,12 +91,12 @@ def skewed_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 
     """
     _check_alpha(alpha, unskewed="forward_kl")
 
-    def formula(q: Tensor, _log_q: Tensor, log_p: Tensor, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+    def formula(q: Tensor, log_q: Tensor, log_p: Tensor, differentiate: bool) -> tuple[Tensor, Tensor | None]:
         p = log_p.exp_()
-        mixture = torch.lerp(q, p, alpha)
-        values = torch.linalg.vecdot(p, _log_ratio(p, mixture))
+        mixture = _mix(q, p, alpha)
+        values = torch.linalg.vecdot(p, _log(torch.div(p, mixture, out=log_q)))
         # d/dq = -(1 - alpha) p / m
-        return values, _ratio(q, mixture).mul_(p).mul_(alpha - 1) if differentiate else None
+        return values, torch.div(q, mixture, out=log_q).mul_(p).mul_(alpha - 1) if differentiate else None
 
     return rowwise(student_logits, teacher_logits, formula)
 
@@ -115,11 +116,12 @@ def skewed_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: 
     """
     _check_alpha(alpha, unskewed="reverse_kl")
 
-    def formula(q: Tensor, _log_q: Tensor, log_p: Tensor, differentiate: bool) -> tuple[Tensor, Tensor | None]:
-        ratio = _ratio(q, torch.lerp(log_p.exp_(), q, alpha))
-        logarithm = _log(ratio)
+    def formula(q: Tensor, log_q: Tensor, log_p: Tensor, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+        ratio = torch.div(q, _mix(log_p.exp_(), q, alpha), out=log_q)
+        logarithm = _log(ratio.clone())
+        values = torch.linalg.vecdot(q, logarithm)
         # d/dq = log(q / m) - alpha q / m, beside a constant
-        return torch.linalg.vecdot(q, logarithm), logarithm.sub_(ratio, alpha=alpha).mul_(q) if differentiate else None
+        return values, logarithm.sub_(ratio, alpha=alpha).mul_(q) if differentiate else None
 
     return rowwise(student_logits, teacher_logits, formula)
 
@@ -174,14 +176,11 @@ def _check_alpha(alpha: float, *, unskewed: str) -> None:
         raise ValueError(f"alpha is {alpha}; expected a number between 0 and 1 (0 is {unskewed}, 1 compares nothing).")
 
 
-def _ratio(probabilities: Tensor, mixture: Tensor) -> Tensor:
-    """`probabilities` / `mixture`, of which they are a part; 0 where both are too small for their type."""
-    return probabilities / mixture.clamp(min=torch.finfo(mixture.dtype).tiny)
+def _mix(one: Tensor, other: Tensor, share: float) -> Tensor:
+    """(1 - share) one + share other, above zero, so that a part of it can be divided by it."""
+    return torch.lerp(one, other, share).clamp_(min=torch.finfo(one.dtype).tiny)
 
 
 def _log(ratio: Tensor) -> Tensor:
-    return ratio.clamp(min=torch.finfo(ratio.dtype).tiny).log_()
-
-
-def _log_ratio(probabilities: Tensor, mixture: Tensor) -> Tensor:
-    return _log(_ratio(probabilities, mixture))
+    """Logarithm in place; what is multiplied with it is zero where it would be infinite."""
+    return ratio.clamp_(min=torch.finfo(ratio.dtype).tiny).log_()

@@ -28,7 +28,7 @@ __all__ = ["RowResult", "RowTerm", "cross_entropy_rows", "row_losses"]
 
 DEFAULT_MEMORY = 192 * 2**20
 _COPIES = 12  # how many copies of its logits a loss may hold at a time
-_CACHE = 2**20  # bytes of one such copy that a core of a CPU works on
+_CACHE = 2**19  # bytes of one such copy that a core of a CPU works on
 
 
 @dataclass
@@ -139,7 +139,7 @@ class _Chunked(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, outer: Tensor, _sums: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError("The gradient of this loss was taken already. Take it with retain_graph=True the first time.")
+            raise RuntimeError("The gradient of this loss was taken already; the first time needs retain_graph=True.")
         factor, gradients = ctx.unit * outer, ctx.gradients
         # Scaled in place, because the head's may be the biggest tensor there is, unless backward will come again.
         multiply = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
