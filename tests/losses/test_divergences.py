@@ -75,8 +75,15 @@ def test_a_student_that_says_what_the_teacher_says_has_no_loss_and_no_gradient(n
     torch.testing.assert_close(student.grad, torch.zeros(6, 11), rtol=0, atol=2e-7)
 
 
-@every_function
-@pytest.mark.parametrize("excluded", ["half", "all but one", "in both", "by the student"])
+EXCLUDED = [
+    (name, excluded)
+    for name in FUNCTIONS
+    for excluded in ("half", "all but one", "in both", "by the student")
+    if (name, excluded) != ("logit_mse", "by the student")  # which really is infinitely far away
+]
+
+
+@pytest.mark.parametrize(("name", "excluded"), EXCLUDED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_excluded_words_give_finite_values_and_gradients(name, excluded, dtype):
     student, teacher = logits(dtype=dtype), logits(seed=1, dtype=dtype)
@@ -86,8 +93,6 @@ def test_excluded_words_give_finite_values_and_gradients(name, excluded, dtype):
         teacher[:, 1:] = -torch.inf
     if excluded in ("in both", "by the student"):
         student[:, ::2] = -torch.inf
-    if name == "logit_mse" and excluded == "by the student":
-        pytest.skip("a student's infinite logit is infinitely far from the teacher's")
     student.requires_grad_()
     values = FUNCTIONS[name](student, teacher)
     values.sum().backward()
