@@ -38,6 +38,12 @@ def report(teacher: Path, students: Mapping[str, Path], output_dir: Path, consol
         _compare(runs[title], runs["teacher"])
     (output_dir / "results.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
     console.print(_table(runs))
+    *_, natural, selected = students
+    changes = ", ".join(
+        f"{domain} {value / runs[natural]['perplexities'][domain] - 1:+.0%}"
+        for domain, value in runs[selected]["perplexities"].items()
+    )
+    console.print(f"from {natural} to {selected}, perplexities change by: {changes}", highlight=False)
     console.print(
         "worst: the largest of a student's perplexities over the teacher's, and where; bold: the best student.\n"
         "One seed shows little; benchmarks/ddk.py compares over several.",
@@ -62,9 +68,9 @@ def print_usage(folder: Path, console: Console) -> None:
 def usage(folder: Path) -> list[str]:
     """Three lines of Python that load the student in `folder` and let it write."""
     return [
-        "from transformers import pipeline",
-        f'write = pipeline("text-generation", "{folder.as_posix()}", max_new_tokens=40)',
-        'print(write("def read(self, path):")[0]["generated_text"])',
+        "from transformers import AutoModelForCausalLM as Model, AutoTokenizer as Tokenizer",
+        f'student, tokenizer = (kind.from_pretrained("{folder.as_posix()}") for kind in (Model, Tokenizer))',
+        'print(tokenizer.decode(student.generate(**tokenizer("def ", return_tensors="pt"), max_new_tokens=40)[0]))',
     ]
 
 
@@ -80,7 +86,7 @@ def summarise(folder: Path) -> Run:
     total = sum(record["domains"].values())
     mixtures = {0: {domain: count / total for domain, count in record["domains"].items()}}
     for entry in record["log_history"]:
-        if found := _by_domain(entry, "eval_", "_perplexity"):
+        if found := perplexities(entry):
             history.setdefault(entry["step"], {}).update(found)
         if found := _by_domain(entry, "mixture/", ""):
             mixtures[entry["step"]] = found
@@ -88,7 +94,7 @@ def summarise(folder: Path) -> Run:
     mixtures[last] = mixtures[max(step for step in mixtures if step < last)]  # none is drawn from after the last step
     return {
         "num_parameters": record["num_parameters"],
-        "perplexities": _by_domain(record["metrics"], "eval_", "_perplexity"),
+        "perplexities": perplexities(record["metrics"]),
         "history": history,
         "mixtures": mixtures,
     }
@@ -108,6 +114,11 @@ def tokens_per_second(
                 model(input_ids=tokens % model.config.vocab_size, use_cache=False)
                 seconds[title].append(time.perf_counter() - start)
     return {title: batch_size * length / statistics.median(times) for title, times in seconds.items()}
+
+
+def perplexities(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The perplexity on each domain, from what an evaluation of several domains gave."""
+    return _by_domain(metrics, "eval_", "_perplexity")
 
 
 def _by_domain(figures: Mapping[str, Any], start: str, end: str) -> dict[str, float]:
