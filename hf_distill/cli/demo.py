@@ -105,6 +105,7 @@ def demo(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if "ddk" not in {info.name for info, _ in installed_plugins()}:
         raise ValueError("The demo's third student needs the plugin ddk: pip install -e plugins/hf-distill-ddk")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process, so one GPU where there are several
     # Threads of such small models wait for one another all the time; beside other work, spinning ones would block it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is imported
     quiet_libraries()

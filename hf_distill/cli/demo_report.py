@@ -63,6 +63,7 @@ def print_usage(folder: Path, console: Console) -> None:
     lines = usage(folder)
     console.print("\nThe student, in Python:")
     console.print("\n".join(lines), markup=False, soft_wrap=True)
+    console.print(f"\nThe same again, with other options: hf-distill train {folder / 'config.yaml'}", soft_wrap=True)
 
 
 def usage(folder: Path) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -176,3 +179,16 @@ def test_a_secret_is_written_into_the_record():
     assert without_secrets(config)["losses"] == config["losses"]
     assert without_secrets(words)[-2:] == ["--max_steps", "3"]
     assert without_secrets({"include_num_input_tokens_seen": "all"}) == {"include_num_input_tokens_seen": "all"}
+
+
+@pytest.mark.distributed
+def test_two_processes_under_accelerate_train_one_student_and_end_well(config, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["-m", "hf_distill.cli", "train", config(), "--use_cpu", "true"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["processes"] == 2
+    assert done.stdout.count("saved student") == done.stdout.count("to train on") == 1
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
