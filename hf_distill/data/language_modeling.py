@@ -80,7 +80,7 @@ class TextData:
         """What a mapping, of a YAML file for instance, says.
 
         Raises:
-            ValueError: an unknown key, no source of text or two, or rows of less than two tokens.
+            ValueError: an unknown key, no source of text or two, a key without effect, or rows of less than two tokens.
         """
         known = [field.name for field in fields(cls)]
         for key in spec:
@@ -89,6 +89,12 @@ class TextData:
         data = cls(**spec)
         if (data.texts is None) == (data.path is None and data.data_files is None):
             raise ValueError("data takes either texts, or path and/or data_files; say where the text comes from.")
+        without_effect = [key for key in spec if key not in ("texts", "max_length", "probe_rows", "test_rows")]
+        if data.texts is not None and without_effect:
+            raise ValueError(
+                f"data takes {', '.join(without_effect)} for what is loaded, not beside texts; the options of texts go "
+                "in a mapping: `texts: {name: python, test_fraction: 0.1}`."
+            )
         if data.max_length < 2:
             raise ValueError(f"max_length is {data.max_length}; a row needs at least two tokens, one to predict.")
         return data

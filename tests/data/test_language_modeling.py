@@ -170,6 +170,7 @@ def test_too_few_documents_for_a_cut_split_leave_it_out_and_say_so(jsonl, caplog
         ({}, "takes either texts, or path"),
         ({"texts": "python", "path": "json"}, "takes either texts, or path"),
         ({"texts": "python", "max_length": 1}, "max_length is 1"),
+        ({"texts": "python", "test_fraction": 0.2}, "takes test_fraction for what is loaded, not beside texts"),
         ({"data_files": "notes.doc"}, r"'notes.doc' ends in none of .json"),
         ({"data_files": "absent/*.jsonl"}, "data cannot be found"),
     ],
