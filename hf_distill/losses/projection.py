@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..heads import Head
 
 _TILE_BYTES = 16 * 2**20
+_TILE_COLUMNS = 2**14
 
 
 def product_type(head: Head) -> torch.dtype:
@@ -88,9 +89,14 @@ class _LinearProjection(Projection):
     def forward(self, rows: Tensor) -> Tensor:
         self.rows = rows.to(self.weight.dtype)
         logits = self.buffer[: len(rows)]
-        if self.bias is None:
-            return torch.mm(self.rows, self.weight.T, out=logits)
-        return torch.addmm(self.bias, self.rows, self.weight.T, out=logits)
+        # Tile by tile: where the states are wide, MKL would make a copy as big as the whole result.
+        for start in range(0, logits.shape[1], _TILE_COLUMNS):
+            tile = slice(start, start + _TILE_COLUMNS)
+            if self.bias is None:
+                torch.mm(self.rows, self.weight[tile].T, out=logits[:, tile])
+            else:
+                torch.addmm(self.bias[tile], self.rows, self.weight[tile].T, out=logits[:, tile])
+        return logits
 
     def fold(self, gradient: Tensor, *, rows: Tensor | None) -> None:
         columns = len(self.weight)
