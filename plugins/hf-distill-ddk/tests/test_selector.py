@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from hf_distill_ddk.recursion import factors_initial, factors_update
+from hf_distill_ddk.recursion import log_factors_initial, log_factors_update
 from hf_distill_ddk.selector import DDKSelector
 
 from hf_distill import Plugins
@@ -44,14 +44,19 @@ def ratios(student):
 
 @pytest.mark.parametrize(
     ("initial_mix", "expected"),
-    [("natural", [0.5, 0.25, 0.25]), ("uniform", [1 / 3] * 3), ("r0", factors_initial(ratios([1.5, 2.0, 2.5])))],
+    [
+        ("natural", [0.5, 0.25, 0.25]),
+        ("uniform", [1 / 3] * 3),
+        ("r0", np.exp(log_factors_initial(ratios([1.5, 2.0, 2.5])))),
+    ],
 )
 def test_the_first_interval_is_mixed_as_told_and_the_recursion_starts_from_equation_one(initial_mix, expected):
     selector = ddk(initial_mix=initial_mix)
     selector.start(FakeProbe([1.5, 2.0, 2.5]))
     np.testing.assert_allclose(selector.weights, expected, rtol=1e-14)
     selector.update(1000, FakeProbe([1.4, 2.1, 2.0]))
-    moved = factors_update(factors_initial(ratios([1.5, 2.0, 2.5])), ratios([1.4, 2.1, 2.0]), alpha=0.5)
+    start = log_factors_initial(ratios([1.5, 2.0, 2.5]))
+    moved = np.exp(log_factors_update(start, ratios([1.4, 2.1, 2.0]), alpha=0.5))
     np.testing.assert_allclose(selector.weights, moved, rtol=1e-14)
 
 
@@ -59,7 +64,7 @@ def test_without_smoothing_only_the_last_measurement_counts():
     selector = ddk(factor_smoothing=False)
     selector.start(FakeProbe([9.0, 2.0, 2.5]))
     selector.update(1000, FakeProbe([1.4, 2.1, 2.0]))
-    np.testing.assert_allclose(selector.weights, factors_initial(ratios([1.4, 2.1, 2.0])), rtol=1e-14)
+    np.testing.assert_allclose(selector.weights, np.exp(log_factors_initial(ratios([1.4, 2.1, 2.0]))), rtol=1e-14)
 
 
 def test_domains_are_matched_by_name_and_not_by_place():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hf_distill_ddk.recursion import factors_initial, factors_update
+from hf_distill_ddk.recursion import log_factors_initial, log_factors_update
 from transformers import DataCollatorForSeq2Seq
 
 from hf_distill import DistillationArguments, DistillationTrainer
@@ -63,10 +63,10 @@ def test_a_training_follows_the_recursion_on_what_the_probe_measures(tmp_path, m
     trainer = train(tmp_path, measure=measure)
     history = trainer.plan.selector.history
     assert [entry["step"] for entry in history] == [0, 4, 8, 12]
-    factors = factors_initial(np.array(list(history[0]["ratios"].values())))
+    log_factors = log_factors_initial(np.array(list(history[0]["ratios"].values())))
     for entry in history[1:]:
-        factors = factors_update(factors, np.array(list(entry["ratios"].values())), alpha=0.5)
-        np.testing.assert_allclose(list(entry["weights"].values()), factors, rtol=1e-12)
+        log_factors = log_factors_update(log_factors, np.array(list(entry["ratios"].values())), alpha=0.5)
+        np.testing.assert_allclose(list(entry["weights"].values()), np.exp(log_factors), rtol=1e-12)
     logged = [entry for entry in trainer.state.log_history if "mixture/d0" in entry]
     assert len(logged) == 12
     assert logged[4]["mixture/d0"] == history[1]["weights"]["d0"]

@@ -1,6 +1,6 @@
 """The recursion of DDK's domain factors: arrays of float64 in, arrays of float64 out.
 
-N is the number of domains; a *ratio* is the student's perplexity on a domain over the teacher's.
+N is the number of domains; a *ratio* is the student's perplexity on a domain over the teacher's; r are the factors.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ def perplexity_ratios(student: Factors, teacher: Factors, *, max_ratio: float | 
     return ratios
 
 
-def factors_initial(ratios: Factors) -> Factors:
+def log_factors_initial(ratios: Factors) -> Factors:
     """Eq. 1: ``r[i] = exp(ratio[i]) / sum_j exp(ratio[j])``; without smoothing, it holds at every interval."""
-    return _softmax(ratios)
+    return _log_softmax(ratios)
 
 
-def factors_update(factors: Factors, ratios: Factors, *, alpha: float) -> Factors:
+def log_factors_update(log_factors: Factors, ratios: Factors, *, alpha: float) -> Factors:
     """Eq. 2: ``psi[i] = r[i] exp(ratio[i])``, then ``r[i] = alpha psi[i] / sum_j psi[j] + (1 - alpha) / N``.
 
-    The result sums to one and stays between ``(1 - alpha) / N`` and ``alpha + (1 - alpha) / N``. It is computed from
-    logarithms: a student that has learnt nothing yet has ratios whose exponentials overflow.
+    The factors sum to one and stay between ``(1 - alpha) / N`` and ``alpha + (1 - alpha) / N``. They are kept as
+    logarithms: a student that has learnt nothing yet has ratios whose exponentials overflow, and factors that vanish.
     """
-    with np.errstate(divide="ignore"):  # with alpha = 1 a factor may reach zero, and then stays there
-        log_factors = np.log(factors)
-    return alpha * _softmax(log_factors + ratios) + (1 - alpha) / len(factors)
+    with np.errstate(divide="ignore"):  # at both ends of alpha one of the two parts is zero
+        followed, shared = np.log(alpha), np.log((1 - alpha) / len(ratios))
+    updated: Factors = np.logaddexp(followed + _log_softmax(log_factors + ratios), shared)
+    return updated
 
 
-def _softmax(values: Factors) -> Factors:
-    powers: Factors = np.exp(values - values.max())
-    shares: Factors = powers / powers.sum()
-    return shares
+def _log_softmax(values: Factors) -> Factors:
+    shifted = values - values.max()
+    logarithms: Factors = shifted - np.log(np.exp(shifted).sum())
+    return logarithms

@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_distill import MixtureSelector, Probe
 
-from .recursion import Factors, factors_initial, factors_update, perplexity_ratios
+from .recursion import Factors, log_factors_initial, log_factors_update, perplexity_ratios
 
 
 class DDKSelector(MixtureSelector):
@@ -86,8 +86,9 @@ class DDKSelector(MixtureSelector):
             ValueError: there is no probe set, or it lacks a domain.
         """
         ratios = self._ratios(probe)
-        self._factors = factors_initial(ratios)
-        self.weights = {"natural": self.natural, "uniform": self.uniform, "r0": self._factors}[self.initial_mix]
+        self._log_factors = log_factors_initial(ratios)
+        mixtures = {"natural": self.natural, "uniform": self.uniform, "r0": np.exp(self._log_factors)}
+        self.weights = mixtures[self.initial_mix]
         self.history = []
         self._record(0, ratios)
 
@@ -95,10 +96,10 @@ class DDKSelector(MixtureSelector):
         """Eq. 2 (or Eq. 1, without smoothing) on the student as it is after `step`."""
         ratios = self._ratios(probe)
         if self.factor_smoothing:
-            self._factors = factors_update(self._factors, ratios, alpha=self.alpha)
+            self._log_factors = log_factors_update(self._log_factors, ratios, alpha=self.alpha)
         else:
-            self._factors = factors_initial(ratios)
-        self.weights = self._factors
+            self._log_factors = log_factors_initial(ratios)
+        self.weights = np.exp(self._log_factors)
         self._record(step, ratios)
 
     def _ratios(self, probe: Probe | None) -> Factors:
@@ -118,12 +119,12 @@ class DDKSelector(MixtureSelector):
 
     def state_dict(self) -> dict[str, Any]:
         """The mixture's state, the factors and the history."""
-        return {**super().state_dict(), "factors": self._factors.tolist(), "history": list(self.history)}
+        return {**super().state_dict(), "log_factors": self._log_factors.tolist(), "history": list(self.history)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         super().load_state_dict(state)
-        self._factors = np.array(state["factors"])
+        self._log_factors = np.array(state["log_factors"])
         self.history = list(state["history"])
 
     def logs(self) -> dict[str, float]:
