@@ -12,11 +12,14 @@ from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from .arguments import DistillationArguments as DistillationArguments
+    from .blocks import hidden_width as hidden_width
+    from .blocks import num_blocks as num_blocks
     from .data.mixture import MixtureSelector as MixtureSelector
     from .data.selectors import Probe as Probe
     from .data.selectors import Selector as Selector
     from .losses.base import BatchLoss as BatchLoss
     from .losses.base import RowLoss as RowLoss
+    from .losses.matching import FeatureLoss as FeatureLoss
     from .plugins import Plugins as Plugins
     from .registry import PluginError as PluginError
     from .signals import Batch as Batch
@@ -37,9 +40,11 @@ __version__ = "0.1.0"
 # Where each public name stands; the imports above say the same to type checkers and editors.
 _MODULES = {
     ".arguments": ["DistillationArguments"],
+    ".blocks": ["hidden_width", "num_blocks"],
     ".data.mixture": ["MixtureSelector"],
     ".data.selectors": ["Probe", "Selector"],
     ".losses.base": ["BatchLoss", "RowLoss"],
+    ".losses.matching": ["FeatureLoss"],
     ".plugins": ["Plugins"],
     ".registry": ["PluginError"],
     ".signals": ["Batch", "Clock", "Rows", "Signal"],
@@ -56,6 +61,7 @@ __all__ = [
     "Clock",
     "DistillationArguments",
     "DistillationTrainer",
+    "FeatureLoss",
     "LocalTeacher",
     "MixtureSelector",
     "PluginError",
@@ -69,8 +75,10 @@ __all__ = [
     "StudentBuild",
     "Teacher",
     "build_student",
+    "hidden_width",
     "hookimpl",
     "load_student",
+    "num_blocks",
     "transform",
 ]
 

@@ -21,6 +21,7 @@ PUBLIC_NAMES = [
     "Clock",
     "DistillationArguments",
     "DistillationTrainer",
+    "FeatureLoss",
     "LocalTeacher",
     "MixtureSelector",
     "PluginError",
@@ -34,8 +35,10 @@ PUBLIC_NAMES = [
     "StudentBuild",
     "Teacher",
     "build_student",
+    "hidden_width",
     "hookimpl",
     "load_student",
+    "num_blocks",
     "transform",
 ]
 HOOKS = {
