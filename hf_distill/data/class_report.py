@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def class_report(true: Sequence[str], predicted: Sequence[str], labels: Sequence
     """The report on `predicted` against `true`; a score whose denominator is zero is zero.
 
     Args:
-        true, predicted: names of classes, one each per example.
+        true: the classes, a name per example.
+        predicted: the predicted classes, a name per example.
         labels: the taxonomy.
         loss: the mean cross-entropy, which names alone do not tell.
 
@@ -80,12 +84,18 @@ def class_report(true: Sequence[str], predicted: Sequence[str], labels: Sequence
     return ClassReport(
         loss=loss,
         accuracy=float(hits.sum() / total),
-        classes={name: ClassScores(*scores[index].tolist(), int(support[index])) for name, index in ids.items()},
-        macro=ClassScores(*scores.mean(axis=0).tolist(), total),
-        weighted=ClassScores(*(support @ scores / total).tolist(), total),
+        classes={name: _scores(scores[index], support[index]) for name, index in ids.items()},
+        macro=_scores(scores.mean(axis=0), total),
+        weighted=_scores(support @ scores / total, total),
     )
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def _scores(precision_recall_f1: Floats, support: int) -> ClassScores:
+    precision, recall, f1 = precision_recall_f1.tolist()
+    return ClassScores(precision, recall, f1, int(support))
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     # F1 = 2 P R / (P + R) = 2 hits / (given + support).
-    return numerator / np.maximum(denominator, 1)
+    ratio: Floats = numerator / np.maximum(denominator, 1)
+    return ratio
