@@ -1,0 +1,29 @@
+"""Generalised Jensen-Shannon divergence against forward KL, on fixed text."""
+
+from __future__ import annotations
+
+from .frame import Experiment
+from .language_models import distil_lm
+
+EXPERIMENT = Experiment(
+    method="Jensen-Shannon divergence",
+    package="hf-distill",
+    components=("loss jsd",),
+    paper="Agarwal et al. 2024 (GKD), arXiv:2306.13649",
+    evidence="faithful",
+    what="Both distributions are compared with their mixture, which lies between forward KL (beta near 0) and reverse "
+    "KL (beta near 1). A student that cannot follow everywhere may then leave out what is unlikely.",
+    needs="A teacher of the same vocabulary.",
+    expects="lower reverse KL to the teacher than by forward KL, at the price of a higher forward KL",
+    metric="reverse_kl",
+    unit="nats a token",
+    better="lower",
+    baseline="forward KL",
+    arm="JSD",
+    arms={
+        "forward KL": lambda seed: distil_lm(["forward_kl"], seed=seed),
+        "JSD": lambda seed: distil_lm([{"name": "jsd", "beta": 0.5}], seed=seed),
+    },
+    data=("stories260k", "tinystories_sample"),
+    reference="figure A.16",
+)
