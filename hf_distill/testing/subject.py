@@ -1,0 +1,200 @@
+"""What the conformance kit tries: a loss, the tiny models and the data around it, and trainings made of them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    TrainingArguments,
+    default_data_collator,
+)
+
+from ..losses.base import BatchLoss
+from ..plugins import Plugins
+from ..registry import Registry
+from ..signals import IGNORE_INDEX
+from ..trainer import DistillationTrainer
+from .data import causal_lm_dataset, classification_dataset, tiny_tokenizer
+from .models import tiny_inputs, tiny_model
+
+NUM_EXAMPLES = 4
+TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loss and what it is tried with.
+
+    Args:
+        component: the name of a registered loss, or the loss itself: a row loss, a loss object, or what makes one.
+        plugins: what to activate, so that the name is known.
+        options: of the loss.
+        reference: what its values must be.
+        student: options of `tiny_model`, "family" among them.
+        teacher: the same of the teacher.
+        columns: further columns of the data, a value for each of the four examples.
+        num_teachers: how many teachers the loss takes.
+
+    Raises:
+        ValueError: an unknown name or option; options of a finished object.
+    """
+
+    component: Any
+    plugins: Sequence[Any]
+    options: Mapping[str, Any]
+    reference: Callable[..., Any] | None
+    student: Mapping[str, Any]
+    teacher: Mapping[str, Any]
+    columns: Mapping[str, Sequence[Any]]
+    num_teachers: int = 1
+
+    @functools.cached_property
+    def registry(self) -> Registry:
+        """Where the component is registered: by its plugin, or here."""
+        if isinstance(self.component, str):
+            return Plugins(self.plugins).losses
+        registry = Registry("loss")
+        registry.add(self.name, self.component, package="the test")
+        return registry
+
+    @property
+    def name(self) -> str:
+        """What the loss is called."""
+        if isinstance(self.component, str):
+            return self.component
+        own: str = getattr(self.component, "__name__", None) or type(self.component).__name__
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|^_+|[^\w]", lambda match: "" if match[0] else "_", own).lower()
+
+    @property
+    def source(self) -> str:
+        """What errors say about where it comes from."""
+        return str(self.registry.get(self.name)) if isinstance(self.component, str) else "the training script"
+
+    def make(self) -> Callable[..., Any]:
+        """The loss, new."""
+        if isinstance(self.component, nn.Module):
+            if self.options:
+                raise ValueError(f"{self.name} is a finished object, which takes no options; give its class instead.")
+            return copy.deepcopy(self.component)
+        made: Callable[..., Any] = self.registry.create(self.name, self.options)
+        return made
+
+    @functools.cached_property
+    def is_batch_loss(self) -> bool:
+        """Whether it sees whole signals rather than rows of logits."""
+        return isinstance(self.make(), BatchLoss)
+
+    def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
+        """Student and teacher."""
+        return tiny_model(**self.student), tiny_model(**self.teacher)
+
+    def trainer(
+        self,
+        folder: str | Path,
+        *,
+        models: tuple[nn.Module, nn.Module] | None = None,
+        micro_batch: int = NUM_EXAMPLES,
+        accumulation: int = 1,
+        **arguments: Any,
+    ) -> DistillationTrainer:
+        """A trainer of a tiny student with this loss alone, at temperature 2 if it has one.
+
+        Args:
+            folder: where it writes.
+            models: student and teacher; by default those of `models`.
+            micro_batch: examples of one forward pass and process.
+            accumulation: forward passes of an optimizer step.
+            **arguments: of `TrainingArguments`.
+        """
+        student, teacher = models or self.models()
+        spec: dict[str, Any] = {"temperature": 1.0 if self.is_batch_loss else TEMPERATURE}
+        if isinstance(self.component, str):
+            spec |= {"name": self.component, **self.options}
+        else:
+            spec |= {"name": self.name, "function": self.make()}
+        dataset, collator = self._data()
+        defaults: dict[str, Any] = {
+            **{"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True},
+            **{"train_sampling_strategy": "sequential", "max_grad_norm": 0.0, "lr_scheduler_type": "constant"},
+        }
+        return DistillationTrainer(
+            student,
+            TrainingArguments(
+                output_dir=str(folder),
+                per_device_train_batch_size=micro_batch,
+                gradient_accumulation_steps=accumulation,
+                **defaults | arguments,
+            ),
+            teacher=teacher,
+            losses=[spec],
+            plugins=self.plugins,
+            train_dataset=dataset,
+            data_collator=collator,
+            processing_class=tiny_tokenizer(),
+        )
+
+    def _data(self) -> tuple[Dataset, Callable[..., Any]]:
+        """Four examples that the student takes, of different lengths, and a collator that pads no more than it must."""
+        family = self.student["family"]
+        collator: Callable[..., Any]
+        if family == "vit":
+            pixels = tiny_inputs(tiny_model(**self.student), num_examples=NUM_EXAMPLES)["pixel_values"]
+            rows = [{"pixel_values": image.tolist(), "labels": index % 3} for index, image in enumerate(pixels)]
+            dataset, collator = Dataset.from_list(rows), default_data_collator
+        elif "classifier" in family:
+            dataset, collator = classification_dataset(NUM_EXAMPLES), DataCollatorWithPadding(tiny_tokenizer())
+        else:
+            dataset = causal_lm_dataset(NUM_EXAMPLES)
+            if family == "bert_tokens":
+                dataset = dataset.map(lambda row: {"labels": [token % 3 for token in row["input_ids"]]})
+            collator = DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=IGNORE_INDEX)
+        for name, values in self.columns.items():
+            if len(values) != NUM_EXAMPLES:
+                raise ValueError(f"The column {name!r} has {len(values)} values; the kit has {NUM_EXAMPLES} examples.")
+            dataset = dataset.add_column(name, list(values))
+        return dataset, collator
+
+
+def require(condition: bool, message: str) -> None:
+    """Fail with `message` unless `condition` holds; pytest rewrites no asserts outside of test files.
+
+    Raises:
+        AssertionError: it does not hold.
+    """
+    if not condition:
+        raise AssertionError(message)
+
+
+def require_near(
+    found: torch.Tensor, expected: torch.Tensor, tolerance: float, what: str, *, absolute: float = 1e-12
+) -> None:
+    """Fail unless two tensors are equal up to `tolerance`, relative to the size of the expected one as a whole.
+
+    Args:
+        found: of any floating type and shape.
+        expected: of the same shape.
+        tolerance: share of the norm of `expected` that the norm of the difference may have.
+        what: says in the message what is compared.
+        absolute: what the norm of the difference may be beside that.
+
+    Raises:
+        AssertionError: they are not; a value that is not finite is equal to nothing.
+    """
+    difference = (found.double() - expected.double()).norm().item()
+    size = expected.double().norm().item()
+    require(
+        difference <= tolerance * size + absolute,
+        f"{what}: off by {difference:.3g}, where {size:.3g} was expected and a share of {tolerance:g} is allowed.",
+    )

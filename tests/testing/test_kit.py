@@ -1,0 +1,30 @@
+"""The kit on what the core itself offers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hf_distill.testing import conformance
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def kl(log_p, log_q):
+    return (np.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+def forward_kl(student, teacher):
+    return kl(log_softmax(teacher), log_softmax(student))
+
+
+test_forward_kl = conformance("forward_kl", reference=forward_kl)
+test_reverse_kl = conformance("reverse_kl", reference=lambda student, teacher: forward_kl(teacher, student))
+test_jsd = conformance("jsd")
+test_skewed_kl = conformance("skewed_kl")
+test_skewed_reverse_kl = conformance("skewed_reverse_kl")
+test_total_variation = conformance("total_variation")
+test_hellinger = conformance("hellinger")
+test_logit_mse = conformance("logit_mse")
