@@ -19,13 +19,19 @@ if TYPE_CHECKING:
     from .data.selectors import Selector as Selector
     from .losses.base import BatchLoss as BatchLoss
     from .losses.base import RowLoss as RowLoss
+    from .losses.divergences import forward_kl as forward_kl
+    from .losses.divergences import reverse_kl as reverse_kl
+    from .losses.divergences import skewed_kl as skewed_kl
+    from .losses.divergences import skewed_reverse_kl as skewed_reverse_kl
     from .losses.matching import FeatureLoss as FeatureLoss
+    from .losses.rowwise import rowwise as rowwise
     from .plugins import Plugins as Plugins
     from .registry import PluginError as PluginError
     from .signals import Batch as Batch
     from .signals import Clock as Clock
     from .signals import Rows as Rows
     from .signals import Signal as Signal
+    from .signals import SparseRows as SparseRows
     from .students import Source as Source
     from .students import StudentBuild as StudentBuild
     from .students import build_student as build_student
@@ -44,10 +50,12 @@ _MODULES = {
     ".data.mixture": ["MixtureSelector"],
     ".data.selectors": ["Probe", "Selector"],
     ".losses.base": ["BatchLoss", "RowLoss"],
+    ".losses.divergences": ["forward_kl", "reverse_kl", "skewed_kl", "skewed_reverse_kl"],
     ".losses.matching": ["FeatureLoss"],
+    ".losses.rowwise": ["rowwise"],
     ".plugins": ["Plugins"],
     ".registry": ["PluginError"],
-    ".signals": ["Batch", "Clock", "Rows", "Signal"],
+    ".signals": ["Batch", "Clock", "Rows", "Signal", "SparseRows"],
     ".students": ["Source", "StudentBuild", "build_student", "load_student", "transform"],
     ".teachers.base": ["Teacher"],
     ".teachers.local": ["LocalTeacher"],
@@ -72,13 +80,19 @@ __all__ = [
     "Selector",
     "Signal",
     "Source",
+    "SparseRows",
     "StudentBuild",
     "Teacher",
     "build_student",
+    "forward_kl",
     "hidden_width",
     "hookimpl",
     "load_student",
     "num_blocks",
+    "reverse_kl",
+    "rowwise",
+    "skewed_kl",
+    "skewed_reverse_kl",
     "transform",
 ]
 

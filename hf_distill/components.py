@@ -28,7 +28,7 @@ class ActiveLoss:
         weight: its factor over time.
         temperature: logits of a row loss are divided by it and its values multiplied by its square, so that the
             gradient keeps its size (Hinton et al. 2015, arXiv:1503.02531, section 2).
-        teacher: the name of the teacher that it listens to; None where it needs none.
+        teachers: the names of the teachers that it listens to, in the order of its arguments.
         source: where it comes from, for errors.
     """
 
@@ -36,7 +36,7 @@ class ActiveLoss:
     function: Callable[..., Tensor] | None
     weight: Schedule
     temperature: float = 1.0
-    teacher: str | None = DEFAULT_TEACHER
+    teachers: tuple[str, ...] = (DEFAULT_TEACHER,)
     source: str = "the training script"
 
     @property
@@ -124,7 +124,7 @@ def _make_loss(spec: Any, teachers: Mapping[str, Teacher], plugins: Plugins) -> 
     if name == TASK and function is None:
         if options or temperature != 1.0 or teacher is not None:
             raise ValueError(f"The task loss takes only a weight, but got {sorted(set(spec) - {'name', 'weight'})}.")
-        return ActiveLoss(label=label, function=None, weight=weight, teacher=None)
+        return ActiveLoss(label=label, function=None, weight=weight, teachers=())
     source = "the training script"
     if function is None:
         function = plugins.losses.create(name, options)
@@ -138,23 +138,28 @@ def _make_loss(spec: Any, teachers: Mapping[str, Teacher], plugins: Plugins) -> 
         function=function,
         weight=weight,
         temperature=float(temperature),
-        teacher=_choose_teacher(label, function, teacher, teachers),
+        teachers=_choose_teachers(label, function, teacher, teachers),
         source=source,
     )
 
 
-def _choose_teacher(
-    label: str, function: Callable[..., Tensor], name: str | None, teachers: Mapping[str, Teacher]
-) -> str | None:
+def _choose_teachers(
+    label: str, function: Callable[..., Tensor], names: str | Sequence[str] | None, teachers: Mapping[str, Teacher]
+) -> tuple[str, ...]:
     if isinstance(function, BatchLoss) and not function.needs_teacher:
-        return None
+        return ()
     if not teachers:
         raise ValueError(f"The loss {label!r} compares with a teacher, but none is given. Set teacher=...")
-    if name is None and len(teachers) == 1:
-        return next(iter(teachers))
-    if name not in teachers:
-        raise ValueError(f"The loss {label!r} names the teacher {name!r}; there are {', '.join(map(repr, teachers))}.")
-    return name
+    if names is None and len(teachers) == 1:
+        return (next(iter(teachers)),)
+    chosen: tuple[Any, ...] = (names,) if names is None or isinstance(names, str) else tuple(names)
+    for name in chosen:
+        if name not in teachers:
+            there = ", ".join(map(repr, teachers))
+            raise ValueError(f"The loss {label!r} names the teacher {name!r}; there are {there}.")
+    if len(chosen) != 1 and isinstance(function, BatchLoss):
+        raise ValueError(f"{label!r} compares features with one teacher, but names {len(chosen)}: {', '.join(chosen)}.")
+    return chosen
 
 
 def default_losses(student: nn.Module) -> list[dict[str, Any]]:

@@ -149,7 +149,7 @@ class Plan:
             torch.manual_seed(self.seed)
             for loss in self.losses:
                 if loss.module is not None:
-                    model = self.teachers[loss.teacher].model if loss.teacher else None
+                    model = self.teachers[loss.teachers[0]].model if loss.teachers else None
                     loss.module.setup(student, model, tokenizer)
         self._request_features(student)
         attach_auxiliary(student, self.losses)
@@ -157,29 +157,35 @@ class Plan:
     def _check_logits(self, student: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> None:
         width = self.head.vocab_size if self.head is not None else output_width(student)
         for loss in self.losses:
-            if not loss.is_row or loss.teacher is None:
+            if not loss.is_row or not loss.teachers:
                 continue
-            teacher = self.teachers[loss.teacher]
             if width == 1 and loss.label != "logit_mse":
                 raise ValueError(
                     f"The student has one output column, of which every softmax is 1, so that {loss.label!r} would be "
                     "zero forever. Use logit_mse for regression."
                 )
-            if self.head is not None and (tokenizer is None or teacher.tokenizer is None):
-                logger.warning_once(
-                    "The tokenizers are not both known, so vocabularies are compared by their size alone. Give the "
-                    "trainer processing_class=tokenizer, and the teacher its own where it has none beside it."
-                )
-            if width is not None and teacher.vocab_size is not None:
-                self.shared_columns[loss.teacher] = shared_vocabulary(
-                    student,
-                    width,
-                    tokenizer,
-                    teacher.model,
-                    teacher.vocab_size,
-                    teacher.tokenizer,
-                    teacher_name=getattr(teacher, "name", loss.teacher),
-                )
+            for name in loss.teachers:
+                self._share_columns(name, student, width, tokenizer)
+
+    def _share_columns(
+        self, name: str, student: nn.Module, width: int | None, tokenizer: PreTrainedTokenizerBase | None
+    ) -> None:
+        teacher = self.teachers[name]
+        if self.head is not None and (tokenizer is None or teacher.tokenizer is None):
+            logger.warning_once(
+                "The tokenizers are not both known, so vocabularies are compared by their size alone. Give the "
+                "trainer processing_class=tokenizer, and the teacher its own where it has none beside it."
+            )
+        if width is not None and teacher.vocab_size is not None:
+            self.shared_columns[name] = shared_vocabulary(
+                student,
+                width,
+                tokenizer,
+                teacher.model,
+                teacher.vocab_size,
+                teacher.tokenizer,
+                teacher_name=getattr(teacher, "name", name),
+            )
 
     def _request_features(self, student: nn.Module) -> None:
         """Ask each model for what the losses read, and for no more."""
@@ -188,7 +194,7 @@ class Plan:
         if Taps(student, self.student_taps).requires_eager:
             ensure_eager(student, "student")
         for name, teacher in self.teachers.items():
-            own = [loss for loss in self.losses if loss.teacher == name]
+            own = [loss for loss in self.losses if name in loss.teachers]
             batch_losses = [loss.function for loss in own if isinstance(loss.function, BatchLoss)]
             taps = tuple(dict.fromkeys(tap for loss in batch_losses for tap in loss.teacher_taps))
             rows = any(loss.is_row for loss in own) or any(loss.needs_teacher_rows for loss in batch_losses)
@@ -200,7 +206,7 @@ class Plan:
         terms = []
         for loss in self.losses:
             temperature = f" (T = {loss.temperature:g})" if loss.is_row and loss.temperature != 1 else ""
-            source = f" of {loss.teacher}" if loss.teacher is not None and len(self.teachers) > 1 else ""
+            source = f" of {' and '.join(loss.teachers)}" if loss.teachers and len(self.teachers) > 1 else ""
             terms.append(f"{loss.weight} x {loss.label}{temperature}{source}")
         size = sum(parameter.numel() for parameter in student.parameters())
         doing = "Distilling" if self.teachers else "Training"

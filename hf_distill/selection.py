@@ -16,7 +16,7 @@ from .data.selectors import read_columns
 from .heads import Head, UnsupportedHead
 from .losses.engine import cross_entropy_rows
 from .plan import uses_fsdp
-from .signals import IGNORE_INDEX, Batch, Rows
+from .signals import IGNORE_INDEX, Batch, Rows, SparseRows, shift_labels
 from .step import student_rows
 from .wrapping import call_inside
 
@@ -131,10 +131,24 @@ def _student_cross_entropy(trainer: DistillationTrainer, batch: Batch) -> tuple[
         wrapper.train(training)
 
 
-def _by_example(rows: Rows, batch: Batch, memory: int) -> tuple[Tensor, Tensor]:
+def _by_example(rows: Rows | SparseRows, batch: Batch, memory: int) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy and number of targets of each example, both ``[B]``."""
     assert batch.row_labels is not None
     mask = batch.row_labels != IGNORE_INDEX
     values = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
-    values[mask] = cross_entropy_rows(rows.select(mask), batch.row_labels[mask], memory=memory).double()
+    labels = batch.row_labels[mask]
+    if isinstance(rows, Rows):
+        values[mask] = cross_entropy_rows(rows.select(mask), labels, memory=memory).double()
+    else:
+        values[mask] = -_stored_log_probs(rows, batch).double()[mask]
     return values.reshape(len(mask), -1).sum(1), mask.reshape(len(mask), -1).sum(1)
+
+
+def _stored_log_probs(rows: SparseRows, batch: Batch) -> Tensor:
+    """The labels' log-probabilities from a cache, ``[B, S]``: exact where the label is the input's next token."""
+    assert batch.row_labels is not None
+    looked_up = rows.log_probs_of(batch.row_labels)
+    inputs = batch.inputs.get("input_ids")
+    if rows.next_log_probs is None or inputs is None:
+        return looked_up
+    return torch.where(shift_labels(inputs) == batch.row_labels, rows.next_log_probs, looked_up)

@@ -7,7 +7,7 @@ A *row* is one categorical prediction: a token of a sequence, or an example of a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,11 @@ class Rows:
         """The states or the logits, whichever this holds."""
         return self.logits if self.states is None else self.states  # type: ignore[return-value]
 
+    @property
+    def shape(self) -> torch.Size:
+        """How many rows there are, in which arrangement: ``[B, S]``, or ``[n]`` after `select`."""
+        return self.tensor.shape[:-1]
+
     def select(self, mask: Tensor) -> Rows:
         """The rows where the boolean `mask` (shape of all dimensions but the last) is true, flattened to ``[n, .]``."""
         return Rows(
@@ -54,16 +59,80 @@ class Rows:
 
 
 @dataclass
+class SparseRows:
+    """A teacher's predictions cut to k columns a row, with the mass of all the others: what a cache holds.
+
+    What is not kept shares the tail's mass equally, unless there is none. Students are always normalised over the whole
+    vocabulary, never over the columns that were kept.
+
+    Attributes:
+        ids: the columns kept, ``[..., k]`` int64, in any order, each once; `vocab_size` where a slot is not used.
+        log_probs: their log-probabilities over the whole vocabulary, ``[..., k]``; -inf where a slot is not used.
+        tail: logarithm of the mass of the columns that were not kept, ``[...]``; -inf for none.
+        vocab_size: V, the columns there are.
+        next_log_probs: log-probability of the token that comes next in the input, ``[...]``, where known.
+        entropy: in nats, of the whole distribution, ``[...]``, where known.
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    tail: Tensor
+    vocab_size: int
+    next_log_probs: Tensor | None = None
+    entropy: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """How many rows there are, in which arrangement."""
+        return self.tail.shape
+
+    def __getitem__(self, index: Any) -> SparseRows:
+        """Some of the rows."""
+        known: dict[str, Any] = {k: v[index] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **known)
+
+    def select(self, mask: Tensor) -> SparseRows:
+        """The rows where the boolean `mask` is true, as ``[n, k]``."""
+        return self[mask]
+
+    @property
+    def spread(self) -> Tensor:
+        """Log-probability of each single column that was not kept, ``[...]``."""
+        num_others = (self.vocab_size - (self.ids < self.vocab_size).sum(-1)).to(self.tail.dtype)
+        return torch.where(num_others > 0, self.tail - num_others.clamp(min=1).log(), -torch.inf)
+
+    def conditioned(self, *, columns: int, temperature: float) -> SparseRows:
+        """The distribution over the first `columns` alone, at a temperature; sums to one again."""
+        kept = self.ids < columns
+        log_probs = self.log_probs.masked_fill(~kept, -torch.inf) / temperature
+        num_others = (columns - kept.sum(-1)).to(log_probs.dtype)
+        tail = self.spread / temperature + num_others.log()
+        total = torch.logaddexp(log_probs.logsumexp(-1), tail)
+        return SparseRows(self.ids.where(kept, columns), log_probs - total[..., None], tail - total, columns)
+
+    def log_probs_of(self, labels: Tensor) -> Tensor:
+        """The log-probability of one column of each row, ``[...]``; of one that was not kept, its share of the tail."""
+        found = self.ids == labels[..., None]
+        return torch.where(found.any(-1), self.log_probs.masked_fill(~found, -torch.inf).amax(-1), self.spread)
+
+    def logits(self) -> Tensor:
+        """The whole distribution as log-probabilities, ``[..., V]``."""
+        whole = self.spread[..., None].expand(*self.shape, self.vocab_size + 1).clone()
+        return whole.scatter_(-1, self.ids, self.log_probs)[..., :-1]  # unused slots fall into the last column
+
+
+@dataclass
 class Signal:
     """What one model says about one batch.
 
     Attributes:
-        rows: its predictions, aligned with the batch's positions (``[B, S, .]``, or ``[B, .]`` for classifiers).
+        rows: its predictions, aligned with the batch's positions (``[B, S, .]``, or ``[B, .]`` for classifiers); those
+            of a teacher may be sparse.
         features: captured tensors by tap name (see `hf_distill.taps`).
         outputs: the model's own output object, where the whole forward pass ran.
     """
 
-    rows: Rows | None = None
+    rows: Rows | SparseRows | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: Any = None
 
@@ -88,6 +157,23 @@ class Batch:
     row_labels: Tensor | None
     row_mask: Tensor
     token_mask: Tensor
+
+    def by_row(self, name: str) -> Tensor:
+        """The column `name` of `extras` for each row that counts, ``[n]``; an example's value for all of its rows.
+
+        Raises:
+            ValueError: there is no such column, or it does not hold one number an example or a position.
+        """
+        values = self.extras.get(name)
+        shape = self.row_mask.shape
+        if not isinstance(values, Tensor) or values.shape not in (shape, shape[:1]):
+            found = f"{type(values).__name__} of shape {tuple(getattr(values, 'shape', ()))}"
+            raise ValueError(
+                f"A loss reads the column {name!r}, which is {found}; expected one number an example, "
+                f"{tuple(shape[:1])}, or a position, {tuple(shape)}."
+            )
+        values = values.to(self.row_mask.device)
+        return values.reshape(*values.shape, *[1] * (len(shape) - values.dim())).expand(shape)[self.row_mask]
 
     def count(self, items: str) -> Tensor:
         """How many `items` ("rows", "tokens" or "examples") the batch holds, as an int64 scalar on its device."""

@@ -20,7 +20,7 @@ from .losses.base import BatchLoss
 from .losses.divergences import cross_entropy
 from .losses.engine import RowResult, RowTerm, row_losses
 from .registry import attribute_errors
-from .signals import Batch, Rows, Signal
+from .signals import Batch, Rows, Signal, SparseRows
 from .taps import Taps
 from .teachers.base import Teacher
 from .wrapping import call_inside
@@ -76,7 +76,9 @@ class DistillationStep:
     ) -> None:
         self.student = student
         self.head = head
-        self.teachers = {name: teachers[name] for name in dict.fromkeys(loss.teacher for loss in losses) if name}
+        self.teachers = {
+            name: teachers[name] for name in dict.fromkeys(name for loss in losses for name in loss.teachers)
+        }
         self.losses = list(losses)
         self.reader = reader
         self.taps = taps
@@ -127,7 +129,7 @@ class DistillationStep:
             observe: whether to measure teacher entropy and agreement, too.
         """
         losses = self._awake(step, max_steps) if torch.is_grad_enabled() else self.losses
-        needed = {loss.teacher for loss in losses}
+        needed = {name for loss in losses for name in loss.teachers}
         signals = {name: teacher.signal(batch) for name, teacher in self.teachers.items() if name in needed}
         if self.task is not None and batch.labels is None:
             raise ValueError(
@@ -199,9 +201,9 @@ class DistillationStep:
                 rows, outputs = student_rows(forward, self.student, inputs, head, skip=not whole_logits)
             else:
                 rows, outputs = None, forward(**inputs)
-        if rows is not None and rows.tensor.shape[:-1] != batch.row_mask.shape:
+        if rows is not None and rows.shape != batch.row_mask.shape:
             raise ValueError(
-                f"The student predicts at positions {tuple(rows.tensor.shape[:-1])}, but labels and masks have "
+                f"The student predicts at positions {tuple(rows.shape)}, but labels and masks have "
                 f"{tuple(batch.row_mask.shape)}. Something adds or drops positions (prompt tuning, packing)."
             )
         return Signal(rows=rows, features=features, outputs=outputs)
@@ -211,7 +213,7 @@ class DistillationStep:
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """The sum of one batch loss, and what to log: itself, or its named parts."""
         assert isinstance(loss.function, BatchLoss)
-        teacher = signals[loss.teacher] if loss.teacher is not None else Signal()
+        teacher = signals[loss.teachers[0]] if loss.teachers else Signal()
         with attribute_errors(loss.source):
             values = loss.function(student, teacher, batch)
         count = loss.function.count(batch)
@@ -256,14 +258,13 @@ class DistillationStep:
         observe: bool,
     ) -> RowResult:
         """All losses on logits in one pass over the rows that count."""
-        assert student.rows is not None
         terms = [
             RowTerm(
                 name=loss.label,
                 function=loss.function or cross_entropy,
                 scale=scales[loss.label],
                 temperature=loss.temperature,
-                teacher=loss.teacher,
+                teachers=loss.teachers,
                 source=loss.source,
             )
             for loss in losses
@@ -271,19 +272,36 @@ class DistillationStep:
         labels = None if batch.row_labels is None else batch.row_labels[batch.row_mask]
         if observe and self.task_is_row and self.task is None and labels is not None:
             # The perplexity of evaluation needs it, whether or not it is trained on.
-            terms.append(RowTerm(name=TASK, function=cross_entropy, scale=0.0, teacher=None))
-        teachers = {}
-        for name in dict.fromkeys(term.teacher for term in terms if term.teacher is not None):
-            rows = signals[name].rows
-            assert rows is not None
-            if rows.tensor.shape[:-1] != batch.row_mask.shape:
-                raise ValueError(
-                    f"The teacher {name!r} predicts at positions {tuple(rows.tensor.shape[:-1])}, the student at "
-                    f"{tuple(batch.row_mask.shape)}; losses on logits compare them one by one."
-                )
-            teachers[name] = replace(rows.select(batch.row_mask), vocab_size=self.shared_columns.get(name))
-        student_rows = student.rows.select(batch.row_mask)
-        return row_losses(student_rows, teachers, terms, labels=labels, memory=self.memory, observe=observe)
+            terms.append(RowTerm(name=TASK, function=cross_entropy, scale=0.0, teachers=()))
+        teachers = {
+            name: self._teacher_rows(name, signals[name], batch)
+            for name in dict.fromkeys(name for term in terms for name in term.teachers)
+        }
+        assert isinstance(student.rows, Rows)
+        return row_losses(
+            student.rows.select(batch.row_mask),
+            teachers,
+            terms,
+            labels=labels,
+            columns={name: batch.by_row(name) for loss in losses if loss.module for name in loss.module.columns},
+            memory=self.memory,
+            observe=observe,
+        )
+
+    def _teacher_rows(self, name: str, signal: Signal, batch: Batch) -> Rows | SparseRows:
+        """A teacher's predictions where they count, cut to the columns that the student has, too."""
+        rows = signal.rows
+        assert rows is not None
+        if rows.shape != batch.row_mask.shape:
+            raise ValueError(
+                f"The teacher {name!r} predicts at positions {tuple(rows.shape)}, the student at "
+                f"{tuple(batch.row_mask.shape)}; losses on logits compare them one by one."
+            )
+        rows = rows.select(batch.row_mask)
+        shared = self.shared_columns.get(name)
+        if isinstance(rows, Rows):
+            return replace(rows, vocab_size=shared)
+        return rows if shared in (None, rows.vocab_size) else rows.conditioned(columns=shared, temperature=1.0)
 
 
 def student_rows(

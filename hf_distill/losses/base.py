@@ -47,8 +47,15 @@ class RowLoss(Loss):
     """Compares two categorical distributions row by row.
 
     `forward(student_logits, teacher_logits)` takes two ``[n, V]`` tensors, a chunk of rows, already divided by the
-    temperature, and returns ``[n]`` float32. A third parameter named ``labels`` gets the rows' targets ``[n]``
+    temperature, and returns ``[n]`` float32. A parameter named ``labels`` gets the rows' targets ``[n]``
     (`IGNORE_INDEX` where there is none). The engine chunks, masks, weighs, sums and differentiates.
+
+    A loss that is configured with several teachers (``teacher: [a, b]``) gets the logits of each, in this order, and
+    the first one's model in `setup`. Each of `columns` comes by keyword, ``[n]``: an example's value for all of its
+    rows, or one value a position.
+
+    What a cache holds is written out as whole logits, a few rows at a time. A loss that can do without defines
+    ``on_sparse(student_logits, teacher)``, where the teacher is a `SparseRows` of the same V and temperature.
     """
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..signals import IGNORE_INDEX
+from . import sparse
 from .rowwise import at_least_float32, rowwise
 
 
@@ -169,6 +170,10 @@ def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(
         at_least_float32(student_logits), labels, ignore_index=IGNORE_INDEX, reduction="none"
     )
+
+
+forward_kl.on_sparse = sparse.forward_kl  # type: ignore[attr-defined]
+reverse_kl.on_sparse = sparse.reverse_kl  # type: ignore[attr-defined]
 
 
 def _check_alpha(alpha: float, *, unskewed: str) -> None:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ..heads import Head, gathered
-from ..signals import Rows
+from ..signals import Rows, SparseRows
 from .divergences import cross_entropy
-from .objective import Objective, RowTerm
+from .objective import LABELS, Objective, RowTerm
 from .projection import accumulator, make_projection, product_type
 
 __all__ = ["RowResult", "RowTerm", "cross_entropy_rows", "row_losses"]
@@ -50,10 +50,11 @@ class RowResult:
 
 def row_losses(
     student: Rows,
-    teachers: Mapping[str, Rows],
+    teachers: Mapping[str, Rows | SparseRows],
     terms: Sequence[RowTerm],
     *,
     labels: Tensor | None = None,
+    columns: Mapping[str, Tensor] | None = None,
     memory: int = DEFAULT_MEMORY,
     observe: bool = False,
 ) -> RowResult:
@@ -61,22 +62,24 @@ def row_losses(
 
     Args:
         student: selected rows, ``[n, H]`` states with a head or ``[n, V]`` logits.
-        teachers: the same rows of each teacher, by name; widths and heads of their own.
+        teachers: the same rows of each teacher, by name; widths and heads of their own, or sparse.
         terms: the losses.
         labels: ``[n]``, for losses that read them.
+        columns: further data of the rows, ``[n]`` each, for losses that read them.
         memory: bytes that chunks may take, beside the gradients of the states and of the head.
         observe: whether to measure teacher entropy and agreement.
 
     Raises:
-        ValueError: a loss reads labels and there are none, or vocabularies differ.
+        ValueError: a loss reads labels or a column that is not there, or vocabularies differ.
     """
-    objective = Objective(student, teachers, terms, has_labels=labels is not None, observe=observe)
+    columns = {**(columns or {}), **({} if labels is None else {LABELS: labels})}
+    objective = Objective(student, teachers, terms, columns=list(columns), observe=observe)
     head = [] if student.head is None else student.head.parameters()
     parameters = _trainable([*head, *objective.owned])
     if student.head is None:
-        total, sums = _on_logits(objective, labels, parameters)
+        total, sums = _on_logits(objective, columns, parameters)
     else:
-        run = _Run(objective, labels, memory, parameters=parameters, differentiate=torch.is_grad_enabled())
+        run = _Run(objective, columns, memory, parameters=parameters, differentiate=torch.is_grad_enabled())
         # The graph notes the shapes of its inputs: ZeRO-3's shards must be whole when the node is made, too.
         with gathered([*head, *objective.owned]):
             total, sums = _Chunked.apply(run, student.tensor, *parameters)  # type: ignore[no-untyped-call]
@@ -96,7 +99,7 @@ def cross_entropy_rows(rows: Rows, labels: Tensor, *, memory: int = DEFAULT_MEMO
         return losses
 
     with torch.no_grad():
-        row_losses(rows, {}, [RowTerm("", keep, 1.0, teacher=None)], labels=labels, memory=memory)
+        row_losses(rows, {}, [RowTerm("", keep, 1.0, teachers=())], labels=labels, memory=memory)
     return torch.cat(values)
 
 
@@ -105,7 +108,7 @@ def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
 
 
 def _on_logits(
-    objective: Objective, labels: Tensor | None, parameters: Sequence[nn.Parameter]
+    objective: Objective, columns: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]
 ) -> tuple[Tensor, Tensor]:
     """The total and the sums for a student that has finished logits, by ordinary autograd."""
     logits = objective.student.tensor
@@ -113,13 +116,16 @@ def _on_logits(
         empty = torch.stack([tensor.sum().to(objective.scales.dtype) * 0 for tensor in (logits, *parameters)])
         return empty.sum(), torch.zeros(objective.num_sums, dtype=objective.scales.dtype, device=logits.device)
     with torch.autocast(logits.device.type, enabled=False):
-        teachers = {}
+        teachers: dict[str, Tensor | SparseRows] = {}
         for name, rows in objective.teachers.items():
-            teachers[name] = rows.tensor.detach()
-            if rows.head is not None:
+            if isinstance(rows, SparseRows):
+                teachers[name] = rows
+            elif rows.head is None:
+                teachers[name] = rows.tensor.detach()
+            else:
                 with torch.no_grad(), rows.head.gathered():
                     teachers[name] = rows.head.module(rows.tensor)
-        sums = objective.sums(logits, teachers, labels)
+        sums = objective.sums(logits, teachers, columns)
         return (sums[: len(objective.terms)] * objective.scales).sum(), sums.detach()
 
 
@@ -157,7 +163,7 @@ class _Run:
 
     Args:
         objective: what to compute.
-        labels: ``[n]`` or None.
+        columns: data of the rows, ``[n]`` each.
         memory: bytes that chunks may take.
         parameters: what to differentiate with respect to, beside the states where they require it.
         differentiate: whether to compute gradients at all.
@@ -171,13 +177,13 @@ class _Run:
     def __init__(
         self,
         objective: Objective,
-        labels: Tensor | None,
+        columns: Mapping[str, Tensor],
         memory: int,
         *,
         parameters: Sequence[nn.Parameter],
         differentiate: bool,
     ) -> None:
-        self.objective, self.labels, self.memory = objective, labels, memory
+        self.objective, self.columns, self.memory = objective, columns, memory
         self.states = objective.student.tensor
         self.parameters = parameters if differentiate else ()
         self.state_gradient = torch.empty_like(self.states) if differentiate and self.states.requires_grad else None
@@ -215,26 +221,25 @@ class _Run:
     def _chunk(self, rows: slice) -> None:
         student = self.projections[None]
         logits = student.forward(self.states[rows])
-        teachers = {}
+        teachers: dict[str, Tensor | SparseRows] = {}
         for name, teacher in self.objective.teachers.items():
-            teachers[name] = teacher.tensor[rows]
-            if name in self.projections:
-                teachers[name] = self.projections[name].forward(teachers[name])
-        labels = None if self.labels is None else self.labels[rows]
+            own = teacher[rows] if isinstance(teacher, SparseRows) else teacher.tensor[rows]
+            teachers[name] = self.projections[name].forward(own) if name in self.projections else own  # type: ignore[arg-type]
+        columns = {name: values[rows] for name, values in self.columns.items()}
         for part in _slices(len(logits), self.part):
             self._part(
                 logits[part],
                 {name: teacher[part] for name, teacher in teachers.items()},
-                None if labels is None else labels[part],
+                {name: values[part] for name, values in columns.items()},
             )
         if self.differentiate:
             student.fold(logits, rows=None if self.state_gradient is None else self.state_gradient[rows])
 
-    def _part(self, logits: Tensor, teachers: Mapping[str, Tensor], labels: Tensor | None) -> None:
+    def _part(self, logits: Tensor, teachers: Mapping[str, Tensor | SparseRows], columns: Mapping[str, Tensor]) -> None:
         """Add the sums of some rows, and write the gradient of their logits over the logits."""
         leaf = logits.detach().requires_grad_(self.differentiate)
         with torch.set_grad_enabled(self.differentiate):
-            sums = self.objective.sums(leaf, teachers, labels, stand_ins=self.stand_ins)
+            sums = self.objective.sums(leaf, teachers, columns, stand_ins=self.stand_ins)
             total = (sums[: len(self.weights)] * self.weights).sum()
         self.sums += sums.detach()
         if self.differentiate:
@@ -247,8 +252,8 @@ class _Run:
 
 def _heads(objective: Objective) -> dict[str | None, Head]:
     """The heads that run, the student's under None."""
-    rows: list[tuple[str | None, Rows]] = [(None, objective.student), *objective.teachers.items()]
-    return {name: one.head for name, one in rows if one.head is not None}
+    rows: list[tuple[str | None, Rows | SparseRows]] = [(None, objective.student), *objective.teachers.items()]
+    return {name: one.head for name, one in rows if isinstance(one, Rows) and one.head is not None}
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:

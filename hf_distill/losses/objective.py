@@ -1,10 +1,11 @@
-"""The row losses of a run as one function of raw logits: head's tail, shared columns, temperature, labels, sums.
+"""The row losses of a run as one function of raw logits: head's tail, shared columns, temperature, data columns, sums.
 
 Shape letters: m rows, V vocabulary, L losses.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from ..heads import without_hooks
 from ..registry import attribute_errors
-from ..signals import Rows
+from ..signals import Rows, SparseRows
 from .rowwise import at_least_float32, log_probabilities
+
+LABELS = "labels"
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,12 @@ class RowTerm:
 
     Attributes:
         name: unique among the terms.
-        function: ``(student_logits, teacher_logits)``, both ``[n, V]``, to ``[n]``; may have a third parameter
-            ``labels``; may be a module with parameters. Where `teacher` is None, ``(student_logits, labels)``.
+        function: ``(student_logits, *teacher_logits)``, all ``[n, V]``, to ``[n]``; may have a parameter ``labels``;
+            may be a `RowLoss` with parameters, and with columns that come by keyword. Without a teacher,
+            ``(student_logits, labels)``.
         scale: derivative of the total with respect to the sum of this loss.
         temperature: logits are divided by it, values multiplied by its square.
-        teacher: whom it listens to.
+        teachers: whom it listens to.
         source: where it comes from, for errors.
     """
 
@@ -37,14 +41,27 @@ class RowTerm:
     function: Callable[..., Tensor]
     scale: Tensor | float
     temperature: float = 1.0
-    teacher: str | None = "teacher"
+    teachers: tuple[str, ...] = ("teacher",)
     source: str = "the training script"
 
     @property
-    def reads_labels(self) -> bool:
-        """Whether the function wants the rows' targets."""
+    def reads(self) -> tuple[str, ...]:
+        """What it takes by keyword: the rows' targets, where the function names them, and its columns."""
         function = self.function.forward if isinstance(self.function, nn.Module) else self.function
-        return self.teacher is None or "labels" in inspect.signature(function).parameters
+        labelled = not self.teachers or LABELS in inspect.signature(function).parameters
+        return (*([LABELS] if labelled else []), *getattr(self.function, "columns", ()))
+
+    @property
+    def on_sparse(self) -> Callable[[Tensor, SparseRows], Tensor] | None:
+        """The loss on a single sparse teacher, where it has a way that does not write the whole distribution out."""
+        if len(self.teachers) != 1 or (
+            isinstance(self.function, nn.Module) and any(True for _ in self.function.parameters())
+        ):
+            return None
+        if isinstance(self.function, functools.partial):
+            form = getattr(self.function.func, "on_sparse", None)
+            return form and functools.partial(form, **self.function.keywords)
+        return getattr(self.function, "on_sparse", None)
 
 
 class Objective:
@@ -54,30 +71,39 @@ class Objective:
         student: the rows that the logits are of.
         teachers: the same of each teacher.
         terms: the losses.
-        has_labels: whether there are targets.
+        columns: names of the data columns that there are a value of for each row, labels among them.
         observe: whether to measure the first teacher's entropy and the agreement with it.
 
     Attributes:
-        columns: how many leading columns each term reads.
+        widths: how many leading columns of the logits each term reads.
         scales: ``[L]``, derivative of the total with respect to each term's sum.
         owned: parameters of the losses.
 
     Raises:
-        ValueError: a loss reads labels and there are none, or vocabularies differ.
+        ValueError: a loss reads a column that is not there, or vocabularies differ.
     """
 
     def __init__(
-        self, student: Rows, teachers: Mapping[str, Rows], terms: Sequence[RowTerm], *, has_labels: bool, observe: bool
+        self,
+        student: Rows,
+        teachers: Mapping[str, Rows | SparseRows],
+        terms: Sequence[RowTerm],
+        *,
+        columns: Sequence[str],
+        observe: bool,
     ) -> None:
         self.student, self.teachers, self.terms = student, teachers, terms
         shared = {name: _shared_columns(student, rows, name) for name, rows in teachers.items()}
         own = student.vocab_size or _width(student)
-        self.columns = [own if term.teacher is None else shared[term.teacher] for term in terms]
+        self.widths = [min((shared[name] for name in term.teachers), default=own) for term in terms]
         self.observed = next(iter(shared.items())) if observe and shared else None
-        self.labelled = [term.reads_labels for term in terms]
-        if any(self.labelled) and not has_labels:
-            name = terms[self.labelled.index(True)].name
-            raise ValueError(f"The loss {name!r} reads labels, but the batch has none. Add labels, or leave it out.")
+        self.reads = [term.reads for term in terms]
+        for term, names in zip(terms, self.reads, strict=True):
+            if missing := [name for name in names if name not in columns]:
+                raise ValueError(
+                    f"The loss {term.name!r} reads {missing[0]}, but the batch has none. Add such a column to the "
+                    "data, or leave the loss out."
+                )
         like = at_least_float32(student.tensor.new_empty(0))
         self.scales = torch.stack([torch.as_tensor(term.scale, dtype=like.dtype, device=like.device) for term in terms])
         modules = [term.function for term in terms if isinstance(term.function, nn.Module)]
@@ -85,10 +111,10 @@ class Objective:
 
     def width(self, name: str | None) -> int:
         """How many leading columns the terms read of the teacher `name`, or of the student (None)."""
-        readers = [(term.teacher, columns) for term, columns in zip(self.terms, self.columns, strict=True)]
+        readers = [(term.teachers, width) for term, width in zip(self.terms, self.widths, strict=True)]
         if self.observed is not None:
-            readers.append(self.observed)
-        return max((columns for teacher, columns in readers if name in (None, teacher)), default=1)
+            readers.append(((self.observed[0],), self.observed[1]))
+        return max((width for teachers, width in readers if name is None or name in teachers), default=1)
 
     @property
     def num_sums(self) -> int:
@@ -105,8 +131,8 @@ class Objective:
     def sums(
         self,
         student_logits: Tensor,
-        teacher_logits: Mapping[str, Tensor],
-        labels: Tensor | None,
+        teacher_logits: Mapping[str, Tensor | SparseRows],
+        columns: Mapping[str, Tensor],
         *,
         stand_ins: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
@@ -114,31 +140,43 @@ class Objective:
 
         Args:
             student_logits: ``[m, V]`` as the student's projection gave them; finished ones where it has no head.
-            teacher_logits: the same of each teacher.
-            labels: ``[m]`` or None.
+            teacher_logits: the same of each teacher; sparse rows of those that are.
+            columns: the rows' data, ``[m]`` each, labels among them.
             stand_ins: what `stand_ins` gave, where the gradient is taken at once.
         """
         student = _finish(student_logits, self.student)
-        teachers = {name: _finish(logits, self.teachers[name]) for name, logits in teacher_logits.items()}
+        teachers = {name: self._finish_teacher(name, logits) for name, logits in teacher_logits.items()}
         sums = []
-        for term, columns, labelled in zip(self.terms, self.columns, self.labelled, strict=True):
-            arguments: list[Any] = [student] if term.teacher is None else [student, teachers[term.teacher]]
-            arguments = [_leading(logits, columns) for logits in arguments]
-            if term.temperature != 1.0:
-                arguments = [logits / term.temperature for logits in arguments]
-            options: dict[str, Any] = {"labels": labels} if labelled and term.teacher is not None else {}
-            if term.teacher is None:
-                arguments.append(labels)
+        for term, width, reads in zip(self.terms, self.widths, self.reads, strict=True):
+            function = term.function
+            arguments: list[Any] = [_leading(student, width, term.temperature)]
+            first = teachers[term.teachers[0]] if term.teachers else None
+            if isinstance(first, SparseRows) and term.on_sparse is not None:
+                function = term.on_sparse
+                arguments.append(first.conditioned(columns=width, temperature=term.temperature))
+            else:
+                arguments += [_leading(teachers[name], width, term.temperature) for name in term.teachers]
+            options = {name: columns[name] for name in reads}
+            if not term.teachers:
+                arguments.append(options.pop(LABELS))
             with attribute_errors(term.source):
-                if stand_ins and isinstance(term.function, nn.Module):
-                    values = _call_with(term.function, stand_ins, arguments, options)
+                if stand_ins and isinstance(function, nn.Module):
+                    values = _call_with(function, stand_ins, arguments, options)
                 else:
-                    values = term.function(*arguments, **options)
+                    values = function(*arguments, **options)
             sums.append(at_least_float32(values).sum() * term.temperature**2)
         if self.observed is not None:
-            name, columns = self.observed
-            sums += _observe(_leading(student.detach(), columns), _leading(teachers[name], columns))
+            name, width = self.observed
+            entropy, best = _entropy_and_best(teachers[name], width)
+            sums += [entropy.sum(), (_leading(student.detach(), width).argmax(-1) == best).sum()]
         return torch.stack([value.to(self.scales.dtype) for value in sums])
+
+    def _finish_teacher(self, name: str, logits: Tensor | SparseRows) -> Tensor | SparseRows:
+        if isinstance(logits, SparseRows):
+            return logits
+        rows = self.teachers[name]
+        assert isinstance(rows, Rows)
+        return _finish(logits, rows)
 
 
 def _call_with(
@@ -157,25 +195,32 @@ def _finish(logits: Tensor, rows: Rows) -> Tensor:
     return logits if rows.head is None else at_least_float32(rows.head.finish(logits))
 
 
-def _leading(logits: Tensor, columns: int) -> Tensor:
-    return logits if logits.shape[-1] == columns else logits[:, :columns]
+def _leading(logits: Tensor | SparseRows, width: int, temperature: float = 1.0) -> Tensor:
+    """The first columns, divided by the temperature; those of sparse rows written out."""
+    if isinstance(logits, SparseRows):
+        return logits.conditioned(columns=width, temperature=temperature).logits()
+    logits = logits if logits.shape[-1] == width else logits[:, :width]
+    return logits if temperature == 1.0 else logits / temperature
 
 
-def _observe(student: Tensor, teacher: Tensor) -> list[Tensor]:
-    log_p = log_probabilities(teacher)
-    entropy = -torch.linalg.vecdot(log_p.exp(), log_p).sum()
-    agreement = (student.argmax(-1) == teacher.argmax(-1)).sum()
-    return [entropy, agreement]
+def _entropy_and_best(teacher: Tensor | SparseRows, width: int) -> tuple[Tensor, Tensor]:
+    """A teacher's entropy in nats and most likely column, both ``[m]``."""
+    if isinstance(teacher, SparseRows) and teacher.entropy is not None:
+        return teacher.entropy, teacher.ids.gather(-1, teacher.log_probs.argmax(-1, keepdim=True)).squeeze(-1)
+    log_p = log_probabilities(_leading(teacher, width))
+    return -torch.linalg.vecdot(log_p.exp(), log_p), log_p.argmax(-1)
 
 
-def _width(rows: Rows) -> int:
+def _width(rows: Rows | SparseRows) -> int:
+    if isinstance(rows, SparseRows):
+        return rows.vocab_size
     return rows.tensor.shape[-1] if rows.head is None else rows.head.vocab_size
 
 
-def _shared_columns(student: Rows, teacher: Rows, name: str) -> int:
+def _shared_columns(student: Rows, teacher: Rows | SparseRows, name: str) -> int:
     """How many leading columns both sides have in common."""
     widths = _width(student), _width(teacher)
-    given = [rows.vocab_size for rows in (student, teacher) if rows.vocab_size is not None]
+    given = [rows.vocab_size for rows in (student, teacher) if isinstance(rows, Rows) and rows.vocab_size is not None]
     if not given and widths[0] != widths[1]:
         raise ValueError(
             f"The student predicts {widths[0]} columns, the teacher {name!r} {widths[1]}. Where the first ones mean "

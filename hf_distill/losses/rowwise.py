@@ -12,8 +12,10 @@ from torch import Tensor
 # of real models come nowhere near it: it changes nothing else.
 LOWEST = -1e4
 
-# (q, log q, log p, differentiate) -> values [n], q * dvalues/dq [n, V] or None where no gradient is asked for; q is the
-# student's distribution, p the teacher's, all [n, V]. The formula may overwrite log q and log p, but not q.
+# (q, log q, differentiate) -> values [n], q * dvalues/dq [n, V] or None where no gradient is asked for; q is the
+# student's distribution, [n, V]. The formula may overwrite log q, but not q.
+StudentFormula = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
+# The same with the teacher's log p, [n, V], after log q; it may overwrite that, too.
 Formula = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 
@@ -34,10 +36,10 @@ class _Rowwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, student_logits: Tensor, teacher_logits: Tensor, formula: Formula) -> Tensor:
+    def forward(ctx: Any, student_logits: Tensor, formula: StudentFormula) -> Tensor:
         log_q = log_probabilities(student_logits)
         q = log_q.exp()
-        values, weighted = formula(q, log_q, log_probabilities(teacher_logits), ctx.needs_input_grad[0])
+        values, weighted = formula(q, log_q, ctx.needs_input_grad[0])
         if weighted is not None:
             ctx.save_for_backward(torch.addcmul(weighted, q, weighted.sum(-1, keepdim=True), value=-1))
             ctx.dtype = student_logits.dtype
@@ -45,9 +47,9 @@ class _Rowwise(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return (gradient * outer[:, None]).to(ctx.dtype), None, None
+        return (gradient * outer[:, None]).to(ctx.dtype), None
 
 
 def rowwise(student_logits: Tensor, teacher_logits: Tensor, formula: Formula) -> Tensor:
@@ -61,5 +63,15 @@ def rowwise(student_logits: Tensor, teacher_logits: Tensor, formula: Formula) ->
     Returns:
         ``[n]``, float32 (float64 for float64 student logits).
     """
-    values: Tensor = _Rowwise.apply(student_logits, teacher_logits.detach(), formula)  # type: ignore[no-untyped-call]
+    teacher = teacher_logits.detach()
+
+    def with_teacher(q: Tensor, log_q: Tensor, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+        return formula(q, log_q, log_probabilities(teacher), differentiate)
+
+    return of_student(student_logits, with_teacher)
+
+
+def of_student(student_logits: Tensor, formula: StudentFormula) -> Tensor:
+    """Apply `formula` to the student's distribution alone; ``[n, V]`` logits to ``[n]`` values as `rowwise` gives."""
+    values: Tensor = _Rowwise.apply(student_logits, formula)  # type: ignore[no-untyped-call]
     return values

@@ -113,10 +113,10 @@ class Case:
             }
         sums = {}
         for term in terms:
-            if term.teacher is None:
+            if not term.teachers:
                 arguments = [student / term.temperature, self.labels]
             else:
-                arguments = [student[:, :columns] / term.temperature, teachers[term.teacher] / term.temperature]
+                arguments = [student[:, :columns] / term.temperature, teachers[term.teachers[0]] / term.temperature]
                 arguments += [self.labels] if term.function is weighed_by_label else []
             sums[term.name] = (term.function(*arguments) * term.temperature**2).sum()
         total = sum(sums[term.name] * term.scale for term in terms)
@@ -145,7 +145,7 @@ def mixture(scale=0.3):
         RowTerm("plugin", plugin, scale),
         RowTerm("by label", weighed_by_label, scale),
         RowTerm("learned", Learned(), scale),
-        RowTerm("task", divergences.cross_entropy, torch.tensor(scale), teacher=None),
+        RowTerm("task", divergences.cross_entropy, torch.tensor(scale), teachers=()),
     ]
 
 
@@ -165,9 +165,9 @@ def test_every_divergence_at_every_temperature_gives_what_whole_logits_give(name
 def test_teachers_of_other_widths_share_one_pass():
     case = Case.of(linear_head(12), small=linear_head(8, bias=True, seed=3), capped=model_head("gemma2", seed=4))
     terms = [
-        RowTerm("a", divergences.forward_kl, 0.1, temperature=2.0, teacher="small"),
-        RowTerm("b", divergences.reverse_kl, 0.2, teacher="capped"),
-        RowTerm("c", plugin, 0.3, temperature=4.0, teacher="capped"),
+        RowTerm("a", divergences.forward_kl, 0.1, temperature=2.0, teachers=("small",)),
+        RowTerm("b", divergences.reverse_kl, 0.2, teachers=("capped",)),
+        RowTerm("c", plugin, 0.3, temperature=4.0, teachers=("capped",)),
     ]
     projected = []
     case.student.head.module.register_forward_hook(lambda *_: projected.append(1))
@@ -304,7 +304,7 @@ def test_gradients_are_those_of_finite_differences(student):
     terms = [
         RowTerm("kl", divergences.reverse_kl, 0.2, temperature=2.0),
         RowTerm("learned", learned, 0.3),
-        RowTerm("task", divergences.cross_entropy, 0.4, teacher=None),
+        RowTerm("task", divergences.cross_entropy, 0.4, teachers=()),
     ]
     inputs = (*case.leaves, learned.gain)
 

@@ -1,0 +1,73 @@
+"""What a row loss is given: several teachers, and columns of the data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import DataCollatorForSeq2Seq, TrainingArguments
+
+from hf_distill import DistillationTrainer, RowLoss
+from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
+
+
+class Seen(RowLoss):
+    """Notes what it was called with."""
+
+    columns = ("source", "strength")
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, student_logits, one, other, labels, *, source, strength):
+        self.calls.append((one, other, labels, source, strength))
+        return (student_logits - one + other).square().mean(-1)
+
+
+def trainer_for(folder, losses, data):
+    teachers = [{"name": name, "model": tiny_model("llama", seed=seed)} for seed, name in enumerate("ab", start=1)]
+    return DistillationTrainer(
+        model=tiny_model("llama"),
+        args=TrainingArguments(str(folder), max_steps=1, report_to="none", use_cpu=True, per_device_train_batch_size=4),
+        teacher=teachers,
+        losses=losses,
+        train_dataset=data,
+        data_collator=DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=-100),
+    )
+
+
+def data_with(**columns):
+    rows = causal_lm_dataset(4).to_dict()
+    return Dataset.from_dict(rows | columns)
+
+
+def test_teachers_are_swapped_or_columns_belong_to_other_rows(tmp_path):
+    seen = Seen()
+    data = data_with(source=[3, 1, 4, 1], strength=[0.5, 1.5, 2.5, 3.5])
+    trainer = trainer_for(tmp_path, [{"function": seen, "teacher": ["b", "a"]}], data)
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    trainer.compute_loss(trainer.model, batch)
+    one, other, labels, source, strength = (torch.cat(parts) for parts in zip(*seen.calls, strict=True))
+    mask = batch["labels"][:, 1:] != -100
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    for given, name in ((one, "b"), (other, "a")):
+        expected = trainer.plan.teachers[name].model(**inputs).logits[:, :-1][mask]
+        torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(labels, batch["labels"][:, 1:][mask])
+    for given, name in ((source, "source"), (strength, "strength")):
+        assert torch.equal(given, batch[name][:, None].expand(mask.shape)[mask])
+
+
+def test_column_that_is_not_there_or_is_text_is_not_explained(tmp_path):
+    losses = [{"function": Seen(), "teacher": ["a", "b"]}]
+    trainer = trainer_for(tmp_path, losses, data_with(source=["x"] * 4, strength=[1.0] * 4))
+    with pytest.raises(ValueError, match=r"reads the column 'source', which is list .* one number an example, \(4,\)"):
+        trainer.train()
+
+
+def test_teacher_that_does_not_exist_or_two_for_features_are_not_explained(tmp_path):
+    with pytest.raises(ValueError, match="names the teacher 'c'; there are 'a', 'b'"):
+        trainer_for(tmp_path, [{"name": "forward_kl", "teacher": ["a", "c"]}], data_with())
+    with pytest.raises(ValueError, match="'hidden_mse' compares features with one teacher, but names 2: a, b"):
+        trainer_for(tmp_path, [{"name": "hidden_mse", "teacher": ["a", "b"]}], data_with())
