@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from .blocks import hidden_width as hidden_width
     from .blocks import num_blocks as num_blocks
     from .data.mixture import MixtureSelector as MixtureSelector
+    from .data.on_policy import BatchGenerator as BatchGenerator
+    from .data.on_policy import LoopModels as LoopModels
+    from .data.on_policy import OnPolicy as OnPolicy
     from .data.selectors import Probe as Probe
     from .data.selectors import Selector as Selector
+    from .ledger import Answer as Answer
+    from .ledger import Ledger as Ledger
+    from .ledger import Usage as Usage
     from .losses.base import BatchLoss as BatchLoss
     from .losses.base import RowLoss as RowLoss
     from .losses.divergences import forward_kl as forward_kl
@@ -39,6 +45,15 @@ if TYPE_CHECKING:
     from .students import transform as transform
     from .teachers.base import Teacher as Teacher
     from .teachers.local import LocalTeacher as LocalTeacher
+    from .teachers.text.base import TeacherUnavailable as TeacherUnavailable
+    from .teachers.text.base import TextAccount as TextAccount
+    from .teachers.text.base import TextRequest as TextRequest
+    from .teachers.text.base import TextTeacher as TextTeacher
+    from .teachers.text.budget import Budget as Budget
+    from .teachers.text.budget import BudgetExhausted as BudgetExhausted
+    from .teachers.text.endpoint import EndpointTeacher as EndpointTeacher
+    from .teachers.text.local import LocalTextTeacher as LocalTextTeacher
+    from .teachers.text.making import make_text_teacher as make_text_teacher
     from .trainer import DistillationTrainer as DistillationTrainer
 
 __version__ = "0.1.0"
@@ -48,7 +63,9 @@ _MODULES = {
     ".arguments": ["DistillationArguments"],
     ".blocks": ["hidden_width", "num_blocks"],
     ".data.mixture": ["MixtureSelector"],
+    ".data.on_policy": ["BatchGenerator", "LoopModels", "OnPolicy"],
     ".data.selectors": ["Probe", "Selector"],
+    ".ledger": ["Answer", "Ledger", "Usage"],
     ".losses.base": ["BatchLoss", "RowLoss"],
     ".losses.divergences": ["forward_kl", "reverse_kl", "skewed_kl", "skewed_reverse_kl"],
     ".losses.matching": ["FeatureLoss"],
@@ -59,19 +76,33 @@ _MODULES = {
     ".students": ["Source", "StudentBuild", "build_student", "load_student", "transform"],
     ".teachers.base": ["Teacher"],
     ".teachers.local": ["LocalTeacher"],
+    ".teachers.text.base": ["TeacherUnavailable", "TextAccount", "TextRequest", "TextTeacher"],
+    ".teachers.text.budget": ["Budget", "BudgetExhausted"],
+    ".teachers.text.endpoint": ["EndpointTeacher"],
+    ".teachers.text.local": ["LocalTextTeacher"],
+    ".teachers.text.making": ["make_text_teacher"],
     ".trainer": ["DistillationTrainer"],
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Answer",
     "Batch",
+    "BatchGenerator",
     "BatchLoss",
+    "Budget",
+    "BudgetExhausted",
     "Clock",
     "DistillationArguments",
     "DistillationTrainer",
+    "EndpointTeacher",
     "FeatureLoss",
+    "Ledger",
     "LocalTeacher",
+    "LocalTextTeacher",
+    "LoopModels",
     "MixtureSelector",
+    "OnPolicy",
     "PluginError",
     "Plugins",
     "Probe",
@@ -83,11 +114,17 @@ __all__ = [
     "SparseRows",
     "StudentBuild",
     "Teacher",
+    "TeacherUnavailable",
+    "TextAccount",
+    "TextRequest",
+    "TextTeacher",
+    "Usage",
     "build_student",
     "forward_kl",
     "hidden_width",
     "hookimpl",
     "load_student",
+    "make_text_teacher",
     "num_blocks",
     "reverse_kl",
     "rowwise",

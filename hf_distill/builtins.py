@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .hookspecs import Register, RegisterCommand, RegisterStudent, hookimpl
+from .hookspecs import Register, RegisterCommand, RegisterStudent, RegisterTeacher, hookimpl
 
 ROW_LOSSES = (
     "forward_kl",
@@ -28,15 +28,23 @@ def register_losses(register: Register) -> None:
 
 
 @hookimpl
-def register_teachers(register: Register) -> None:
-    """Models in this process."""
+def register_teachers(register: RegisterTeacher) -> None:
+    """Models in this process, and servers that write text."""
     register("local", "hf_distill.teachers.local:LocalTeacher")
+    register("local", "hf_distill.teachers.text.local:LocalTextTeacher", kind="text")
+    register("endpoint", "hf_distill.teachers.text.endpoint:EndpointTeacher", kind="text")
 
 
 @hookimpl
 def register_selectors(register: Register) -> None:
     """Fixed shares of the domains."""
     register("mixture", "hf_distill.data.mixture:FixedMixture")
+
+
+@hookimpl
+def register_generators(register: Register) -> None:
+    """Text that the student writes itself."""
+    register("on_policy", "hf_distill.data.on_policy:OnPolicy")
 
 
 @hookimpl
@@ -59,4 +67,5 @@ def register_commands(register: RegisterCommand) -> None:
     """The sub-commands of ``hf-distill``."""
     register("train", "hf_distill.cli.train:train", help="Distil as a YAML file says.")
     register("demo", "hf_distill.cli.demo:demo", help="Distil a tiny model on this machine, from start to report.")
+    register("ledger", "hf_distill.cli.ledger_command:ledger", help="Show what a teacher was asked and what that cost.")
     register("plugins", "hf_distill.cli.plugins_command:plugins", help="List plugins and what they add.")

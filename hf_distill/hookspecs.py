@@ -37,6 +37,13 @@ class RegisterStudent(Protocol):
         """Register `target` as `name` among the builders or the transforms."""
 
 
+class RegisterTeacher(Protocol):
+    """Registers one kind of teacher."""
+
+    def __call__(self, name: str, target: Target, *, kind: Literal["signal", "text"] = "signal") -> None:
+        """Register `target` as `name` among the teachers of a training or those that write text."""
+
+
 class RegisterCommand(Protocol):
     """Registers one sub-command of ``hf-distill``."""
 
@@ -63,11 +70,12 @@ def register_losses(register: Register) -> None:
 
 
 @hookspec
-def register_teachers(register: Register) -> None:
-    """Register sources of the teacher's signal: local models, ensembles, caches, servers.
+def register_teachers(register: RegisterTeacher) -> None:
+    """Register sources of the teacher's signal (local models, ensembles, caches, servers) and teachers that write text.
 
     Args:
-        register: takes a name and a `Teacher` class (or a function that returns a teacher).
+        register: takes a name, a `Teacher` class (or a function that returns a teacher), and `kind`: "signal" (the
+            default), or "text" for a `TextTeacher`, which generators prompt.
 
     When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
 
@@ -75,6 +83,7 @@ def register_teachers(register: Register) -> None:
         >>> @hf_distill.hookimpl
         ... def register_teachers(register):
         ...     register("vote", "hf_distill_vote.teacher:VotingTeacher")
+        ...     register("library", "hf_distill_vote.library:LibraryTeacher", kind="text")
     """
 
 

@@ -64,7 +64,7 @@ class Plugins:
 
     Attributes:
         active: what is active, by name; the core itself is first.
-        losses, teachers, selectors, generators, students, transforms, metrics, commands: the registries.
+        losses, teachers, text_teachers, selectors, generators, students, transforms, metrics, commands: the registries.
 
     Raises:
         ValueError: a name is not known.
@@ -78,6 +78,7 @@ class Plugins:
         self._manager.add_hookspecs(hookspecs)
         self.losses = Registry("loss", hint=self._inactive)
         self.teachers = Registry("teacher", hint=self._inactive)
+        self.text_teachers = Registry("text teacher", hint=self._inactive)
         self.selectors = Registry("selector", hint=self._inactive)
         self.generators = Registry("generator", hint=self._inactive)
         self.students = Registry("student builder", hint=self._inactive)
@@ -170,7 +171,11 @@ class Plugins:
 
     def _register(self, hook: str, package: str) -> Callable[..., None]:
         """The function that a plugin gets to register what `hook` is about."""
-        if hook != "register_students":
+        kinds = {
+            "register_students": {"builder": self.students, "transform": self.transforms},
+            "register_teachers": {"signal": self.teachers, "text": self.text_teachers},
+        }.get(hook)
+        if kinds is None:
             registry: Registry = getattr(self, hook.removeprefix("register_"))
 
             def register(name: str, target: hookspecs.Target, *, help: str = "") -> None:
@@ -178,13 +183,13 @@ class Plugins:
 
             return register
 
-        def register_student(name: str, target: hookspecs.Target, *, kind: str = "builder") -> None:
-            registries = {"builder": self.students, "transform": self.transforms}
-            if kind not in registries:
-                raise ValueError(f'kind of {name!r} is {kind!r}; expected "builder" or "transform".')
-            registries[kind].add(name, target, package=package)
+        def register_kind(name: str, target: hookspecs.Target, *, kind: str = next(iter(kinds))) -> None:
+            if kind not in kinds:
+                choices = " or ".join(f'"{one}"' for one in kinds)
+                raise ValueError(f"kind of {name!r} is {kind!r}; expected {choices}.")
+            kinds[kind].add(name, target, package=package)
 
-        return register_student
+        return register_kind
 
     def _load(self, name: str) -> tuple[object, PluginInfo]:
         """Import the plugin called `name`: an installed one, a local file, or a module, in this order."""

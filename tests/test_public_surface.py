@@ -16,13 +16,19 @@ import hf_distill
 from hf_distill import hookspecs
 
 PUBLIC_NAMES = [
+    "Answer",
     "Batch",
     "BatchLoss",
+    "Budget",
+    "BudgetExhausted",
     "Clock",
     "DistillationArguments",
     "DistillationTrainer",
+    "EndpointTeacher",
     "FeatureLoss",
+    "Ledger",
     "LocalTeacher",
+    "LocalTextTeacher",
     "MixtureSelector",
     "PluginError",
     "Plugins",
@@ -35,11 +41,17 @@ PUBLIC_NAMES = [
     "SparseRows",
     "StudentBuild",
     "Teacher",
+    "TeacherUnavailable",
+    "TextAccount",
+    "TextRequest",
+    "TextTeacher",
+    "Usage",
     "build_student",
     "forward_kl",
     "hidden_width",
     "hookimpl",
     "load_student",
+    "make_text_teacher",
     "num_blocks",
     "reverse_kl",
     "rowwise",
@@ -58,7 +70,17 @@ HOOKS = {
     "training_started": ["trainer"],
     "training_finished": ["trainer"],
 }
-REGISTRIES = ["commands", "generators", "losses", "metrics", "selectors", "students", "teachers", "transforms"]
+REGISTRIES = [
+    "commands",
+    "generators",
+    "losses",
+    "metrics",
+    "selectors",
+    "students",
+    "teachers",
+    "text_teachers",
+    "transforms",
+]
 
 
 def test_public_names_do_not_change_by_accident():
