@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .subject import require
+from .verdicts import require
 
 _DIRECTIONS = 4
 

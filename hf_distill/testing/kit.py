@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..registry import did_you_mean
+from .batch_properties import BATCH_PROPERTIES
 from .row_properties import ROW_PROPERTIES
 from .subject import Subject
 
@@ -79,7 +80,7 @@ def conformance(
 
 def properties_of(subject: Subject) -> dict[str, Callable[[Subject], None]]:
     """The checks of this kind of loss, by name."""
-    properties = dict(ROW_PROPERTIES)
+    properties = dict(BATCH_PROPERTIES if subject.is_batch_loss else ROW_PROPERTIES)
     if subject.reference is None:
         del properties["reference_value"]
     return properties

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +14,13 @@ from torch import Tensor, nn
 from ..heads import Head
 from ..losses.engine import RowResult, RowTerm, row_losses
 from ..losses.objective import LABELS
-from ..losses.rowwise import at_least_float32
 from ..signals import IGNORE_INDEX, Rows
 from ..teachers.local import output_width
 from .data import tiny_tokenizer
 from .finite_differences import check_gradients
-from .subject import TEMPERATURE, Subject, require, require_near
+from .no_values import waiting_fails, without_values
+from .subject import TEMPERATURE, Subject
+from .verdicts import gradients_of, require, require_finite, require_near
 
 WIDTH = 12
 TEMPERATURES = (1.0, 2.0, 4.0)
@@ -47,27 +47,27 @@ class Case:
         cls, subject: Subject, *, num_rows: int = 7, dtype: torch.dtype = torch.float32, spread: float = 3.0
     ) -> Case:
         """Random logits of `spread`, the same in all types but for rounding."""
-        student, teacher = subject.models()
+        student, teachers = subject.models()
         function = subject.make()
         width = output_width(student)
         assert width is not None, "the tiny models have logits"
         if isinstance(function, nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                function.setup(student, teacher, tiny_tokenizer())  # type: ignore[operator]
+                function.setup(student, teachers[0], tiny_tokenizer())  # type: ignore[operator]
             if dtype == torch.float64:
                 function.double()
         generator = torch.Generator().manual_seed(0)
         columns = {LABELS: torch.randint(0, width, (num_rows,), generator=generator)}
         for name, values in subject.columns.items():
             columns[name] = torch.as_tensor(values)[torch.arange(num_rows) % len(values)]
-        student_logits, *teachers = [
+        student_logits, *teacher_logits = [
             (torch.randn(num_rows, width, generator=generator, dtype=torch.float64) * spread).to(dtype)
             for _ in range(1 + subject.num_teachers)
         ]
         names = tuple(map(str, range(subject.num_teachers)))
         term = RowTerm(subject.name, function, 1.0, teachers=names, source=subject.source)
-        return cls(term, student_logits, tuple(teachers), {name: columns[name] for name in term.reads})
+        return cls(term, student_logits, tuple(teacher_logits), {name: columns[name] for name in term.reads})
 
     def values(self, student: Tensor | None = None, teachers: Sequence[Tensor] | None = None) -> Tensor:
         """The loss itself on logits, ``[n]``."""
@@ -98,7 +98,7 @@ class Case:
         """The engine on finished logits, and the gradients of logits and own parameters."""
         logits = self.student.clone().requires_grad_()
         result = self.engine(Rows(logits=logits), temperature)
-        return result, _gradients(result.total, [logits, *self.own])
+        return result, gradients_of(result.total, [logits, *self.own])
 
 
 def reference_value(subject: Subject) -> None:
@@ -130,7 +130,7 @@ def finite_difference_gradient(subject: Subject) -> None:
 
         leaves = [states.requires_grad_(), *head.parameters(), *case.own]
         total = case.engine(Rows(states=states, head=head), temperature).total
-        check_gradients(value, leaves, _gradients(total, leaves), what=f"at temperature {temperature:g}")
+        check_gradients(value, leaves, gradients_of(total, leaves), what=f"at temperature {temperature:g}")
 
 
 def zero_at_equality(subject: Subject) -> None:
@@ -159,13 +159,13 @@ def all_rows_masked(subject: Subject) -> None:
         labels = torch.full_like(case.columns[LABELS], IGNORE_INDEX)
         case = replace(case, columns={**case.columns, LABELS: labels})
         result, gradients = case.on_logits()
-        _require_finite("rows without a label", result.total, *gradients)
+        require_finite("rows without a label", result.total, *gradients)
 
 
 def one_row(subject: Subject) -> None:
     """Statistics over rows, a deviation for instance, that one row alone does not have."""
     result, gradients = Case.of(subject, num_rows=1).on_logits()
-    _require_finite("one row", result.total, *gradients)
+    require_finite("one row", result.total, *gradients)
 
 
 def half_precision(subject: Subject) -> None:
@@ -177,9 +177,9 @@ def half_precision(subject: Subject) -> None:
             found, expected = case.values(leaf), case.values(wide, [teacher.float() for teacher in case.teachers])
             require(found.dtype == torch.float32, f"{dtype} logits gave values in {found.dtype}; expected float32.")
             what = f"{dtype} logits of size {spread:g}"
-            _require_finite(what, found)
+            require_finite(what, found)
             require_near(found.detach(), expected.detach(), 1e-3, f"values of {what}")
-            (gradient,), (reference,) = _gradients(found.sum(), [leaf]), _gradients(expected.sum(), [wide])
+            (gradient,), (reference,) = gradients_of(found.sum(), [leaf]), gradients_of(expected.sum(), [wide])
             underflow = torch.finfo(dtype).tiny * gradient.numel() ** 0.5
             require_near(gradient, reference, 2e-2, f"gradient of {what}", absolute=underflow)
 
@@ -203,11 +203,11 @@ def chunked_as_whole(subject: Subject) -> None:
     states = torch.randn(37, WIDTH, generator=torch.Generator().manual_seed(1)).requires_grad_()
     leaves = [states, *head.parameters(), *case.own]
     whole = case.engine(Rows(logits=head.module(states)), TEMPERATURE).total
-    expected = _gradients(whole, leaves)
+    expected = gradients_of(whole, leaves)
     for memory in (1, 20_000):  # one row at a time, and a few
         total = case.engine(Rows(states=states, head=head), TEMPERATURE, memory=memory).total
         require_near(total.detach(), whole.detach(), 1e-4, "the value in chunks")
-        for found, gradient in zip(_gradients(total, leaves), expected, strict=True):
+        for found, gradient in zip(gradients_of(total, leaves), expected, strict=True):
             require_near(found, gradient, 1e-4, "the gradient in chunks")
 
 
@@ -216,9 +216,10 @@ def no_host_sync(subject: Subject) -> None:
     case = Case.of(subject)
     if isinstance(case.term.function, nn.Module):
         case.term.function.to("meta")
-    student, *teachers = (tensor.to("meta") for tensor in (case.student, *case.teachers))
-    case = replace(case, columns={name: values.to("meta") for name, values in case.columns.items()})
-    _gradients(case.values(student.requires_grad_(), teachers).sum(), [student])
+    student, *teachers = map(without_values, (case.student.requires_grad_(), *case.teachers))
+    case = replace(case, columns=without_values(dict(case.columns)))
+    with waiting_fails():
+        gradients_of(case.values(student, teachers).sum(), [student])
 
 
 ROW_PROPERTIES: dict[str, Callable[[Subject], None]] = {
@@ -243,13 +244,3 @@ def _head(logits: Tensor, *, dtype: torch.dtype = torch.float32) -> Head:
     model.projection = nn.Linear(WIDTH, logits.shape[1], bias=False, dtype=dtype)
     nn.init.normal_(model.projection.weight, generator=torch.Generator().manual_seed(3))
     return Head(model, model.projection, ())
-
-
-def _gradients(total: Tensor, leaves: list[Any]) -> tuple[Tensor, ...]:
-    require(total.requires_grad, "the value is not connected to the student's logits.")
-    return torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
-
-
-def _require_finite(what: str, *tensors: Tensor) -> None:
-    for tensor in tensors:
-        require(bool(at_least_float32(tensor).isfinite().all()), f"{what}: a value or a gradient is not finite.")

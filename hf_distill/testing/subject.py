@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from torch import nn
 from transformers import (
@@ -96,15 +95,17 @@ class Subject:
         """Whether it sees whole signals rather than rows of logits."""
         return isinstance(self.make(), BatchLoss)
 
-    def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
-        """Student and teacher."""
-        return tiny_model(**self.student), tiny_model(**self.teacher)
+    def models(self) -> tuple[PreTrainedModel, list[PreTrainedModel]]:
+        """Student and teachers."""
+        seed = self.teacher.get("seed", 0)
+        teachers = [tiny_model(**{**self.teacher, "seed": seed + index}) for index in range(self.num_teachers)]
+        return tiny_model(**self.student), teachers
 
     def trainer(
         self,
         folder: str | Path,
         *,
-        models: tuple[nn.Module, nn.Module] | None = None,
+        models: tuple[nn.Module, Sequence[nn.Module]] | None = None,
         micro_batch: int = NUM_EXAMPLES,
         accumulation: int = 1,
         **arguments: Any,
@@ -113,13 +114,15 @@ class Subject:
 
         Args:
             folder: where it writes.
-            models: student and teacher; by default those of `models`.
+            models: student and teachers; by default those of `models`.
             micro_batch: examples of one forward pass and process.
             accumulation: forward passes of an optimizer step.
             **arguments: of `TrainingArguments`.
         """
-        student, teacher = models or self.models()
+        student, teachers = models or self.models()
+        named = [{"name": f"teacher{index}", "model": teacher} for index, teacher in enumerate(teachers)]
         spec: dict[str, Any] = {"temperature": 1.0 if self.is_batch_loss else TEMPERATURE}
+        spec["teacher"] = [one["name"] for one in named]
         if isinstance(self.component, str):
             spec |= {"name": self.component, **self.options}
         else:
@@ -137,7 +140,7 @@ class Subject:
                 gradient_accumulation_steps=accumulation,
                 **defaults | arguments,
             ),
-            teacher=teacher,
+            teacher=named,
             losses=[spec],
             plugins=self.plugins,
             train_dataset=dataset,
@@ -165,36 +168,3 @@ class Subject:
                 raise ValueError(f"The column {name!r} has {len(values)} values; the kit has {NUM_EXAMPLES} examples.")
             dataset = dataset.add_column(name, list(values))
         return dataset, collator
-
-
-def require(condition: bool, message: str) -> None:
-    """Fail with `message` unless `condition` holds; pytest rewrites no asserts outside of test files.
-
-    Raises:
-        AssertionError: it does not hold.
-    """
-    if not condition:
-        raise AssertionError(message)
-
-
-def require_near(
-    found: torch.Tensor, expected: torch.Tensor, tolerance: float, what: str, *, absolute: float = 1e-12
-) -> None:
-    """Fail unless two tensors are equal up to `tolerance`, relative to the size of the expected one as a whole.
-
-    Args:
-        found: of any floating type and shape.
-        expected: of the same shape.
-        tolerance: share of the norm of `expected` that the norm of the difference may have.
-        what: says in the message what is compared.
-        absolute: what the norm of the difference may be beside that.
-
-    Raises:
-        AssertionError: they are not; a value that is not finite is equal to nothing.
-    """
-    difference = (found.double() - expected.double()).norm().item()
-    size = expected.double().norm().item()
-    require(
-        difference <= tolerance * size + absolute,
-        f"{what}: off by {difference:.3g}, where {size:.3g} was expected and a share of {tolerance:g} is allowed.",
-    )
