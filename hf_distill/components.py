@@ -133,6 +133,8 @@ def _make_loss(spec: Any, teachers: Mapping[str, Teacher], plugins: Plugins) -> 
         raise ValueError(f"Unknown keys {sorted(options)} beside the loss function {label!r}.")
     if isinstance(function, BatchLoss) and temperature != 1.0:
         raise ValueError(f"{label!r} compares features, not logits; it takes no temperature.")
+    if isinstance(function, Loss):
+        function.label = label
     return ActiveLoss(
         label=label,
         function=function,

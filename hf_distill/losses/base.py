@@ -18,9 +18,11 @@ class Loss(nn.Module):
 
     Attributes:
         columns: data set columns that it reads from `Batch.extras`.
+        label: what it is called in this run, and its mean in `Clock.losses`; set by the trainer.
     """
 
     columns: tuple[str, ...] = ()
+    label: str = ""
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
         """Check the models and create what depends on them; runs once, before the optimizer exists.
