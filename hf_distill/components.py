@@ -13,9 +13,14 @@ from .losses.schedules import Schedule
 from .plugins import Plugins
 from .teachers.base import Teacher
 from .teachers.local import LocalTeacher
+from .teachers.text.base import TextTeacher
 
 TASK = "task"
 DEFAULT_TEACHER = "teacher"
+_WRITES_TEXT = (
+    "The teacher {!r} writes text and gives no signal for a batch, so it cannot guide a training. Name it as the teacher "
+    "of a generator, which makes training data with it, or give the training a model: teacher='folder-or-name'."
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def make_teachers(spec: Any, plugins: Plugins) -> dict[str, Teacher]:
         plugins: where kinds of teachers are registered.
 
     Raises:
-        ValueError: two teachers of one name, an unknown kind or option.
+        ValueError: two teachers of one name, an unknown kind or option, or a teacher that writes text.
     """
     if spec is None:
         return {}
@@ -74,7 +79,12 @@ def make_teachers(spec: Any, plugins: Plugins) -> dict[str, Teacher]:
         if isinstance(one, Mapping):
             options = dict(one)
             name = options.pop("name", DEFAULT_TEACHER)
-            teacher = plugins.teachers.create(options.pop("kind", "local"), options)
+            kind = options.pop("kind", "local")
+            if kind in plugins.text_teachers and kind not in plugins.teachers:
+                raise ValueError(_WRITES_TEXT.format(kind))
+            teacher = plugins.teachers.create(kind, options)
+        elif isinstance(one, TextTeacher):
+            raise ValueError(_WRITES_TEXT.format(type(one).__name__))
         elif isinstance(one, Teacher):
             teacher = one
         else:

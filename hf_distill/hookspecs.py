@@ -83,7 +83,6 @@ def register_teachers(register: RegisterTeacher) -> None:
         >>> @hf_distill.hookimpl
         ... def register_teachers(register):
         ...     register("vote", "hf_distill_vote.teacher:VotingTeacher")
-        ...     register("library", "hf_distill_vote.library:LibraryTeacher", kind="text")
     """
 
 
