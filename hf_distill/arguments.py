@@ -44,6 +44,13 @@ class DistillationArguments(TrainingArguments):
         default=None,
         metadata={"help": "Which data comes next: {name, ...}, for instance {name: mixture, weights: uniform}."},
     )
+    generator: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Who writes training batches inside the loop: {name, ...}, for instance {name: on_policy, share: "
+            "0.5}, where the student writes them itself."
+        },
+    )
     student: dict[str, Any] | str | None = field(
         default=None,
         metadata={
@@ -64,7 +71,7 @@ class DistillationArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
-        for name in ("teacher", "losses", "selector", "student", "plugins"):
+        for name in ("teacher", "losses", "selector", "generator", "student", "plugins"):
             setattr(self, name, plain(parse_nested(getattr(self, name), name), name))
         if isinstance(self.losses, str):
             self.losses = [self.losses]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 
 from .blocks import unwrap
@@ -121,6 +123,16 @@ class KeepExtraColumns:
             except (ValueError, TypeError, RuntimeError):
                 batch[name] = values
         return batch
+
+
+def num_real_examples(inputs: Mapping[str, Any], accelerator: Accelerator) -> int | None:
+    """How many examples of this process's batch are not duplicates that even out the last one; None for all."""
+    state = accelerator.gradient_state
+    if not state.end_of_dataloader or state.remainder <= 0:
+        return None
+    size: int = find_batch_size(inputs)
+    real: int = min(max(state.remainder - accelerator.process_index * size, 0), size)
+    return real
 
 
 def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:

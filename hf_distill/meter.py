@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -23,10 +24,14 @@ class Meter:
         previous = self._totals.get(name)
         self._totals[name] = pair if previous is None else previous + pair
 
+    def add_all(self, sums: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Add sums and counts by name."""
+        for name, (value, count) in sums.items():
+            self.add(name, value, count)
+
     def merge(self, other: Meter) -> None:
         """Add everything that `other` holds."""
-        for name, (value, count) in other._totals.items():
-            self.add(name, value, count)
+        self.add_all({name: (pair[0], pair[1]) for name, pair in other._totals.items()})
 
     def read(self, device: torch.device) -> dict[str, tuple[float, float]]:
         """Sum and count over all processes, by name; collective where a process group runs."""

@@ -1,4 +1,4 @@
-"""What a run distils with: plugins, teachers, losses and selector, resolved from arguments and fitted to a student."""
+"""What a run distils with: plugins, teachers, losses, data, resolved from arguments and fitted to a student."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from transformers.utils import logging
 
 from .auxiliary import attach_auxiliary
 from .components import ActiveLoss, default_losses, make_losses, make_teachers
+from .data.on_policy import BatchGenerator
 from .data.selectors import Selector
 from .heads import Head, UnsupportedHead
 from .losses.base import BatchLoss
 from .plugins import Plugins
+from .registry import Registry
 from .students import build_student, load_student
 from .taps import Taps, ensure_eager
 from .teachers.base import Teacher
@@ -31,7 +33,7 @@ class Plan:
 
     Args:
         args: the trainer's arguments; fields of `DistillationArguments` are read where they exist.
-        teacher, losses, selector, plugins: what the constructor was given; goes before `args`.
+        teacher, losses, selector, generator, plugins: what the constructor was given; goes before `args`.
 
     Attributes:
         active: whether there is anything that `Trainer` alone would not do.
@@ -45,6 +47,7 @@ class Plan:
         teacher: Any = None,
         losses: Sequence[Any] | None = None,
         selector: Any = None,
+        generator: Any = None,
         plugins: Sequence[Any] | None = None,
     ) -> None:
         def chosen(value: Any, name: str) -> Any:
@@ -55,7 +58,11 @@ class Plan:
         self.plugins = Plugins(chosen(plugins, "plugins") or ())
         self.teachers: dict[str, Teacher] = make_teachers(chosen(teacher, "teacher"), self.plugins)
         self.loss_specs = chosen(losses, "losses")
-        self.selector = self._make_selector(chosen(selector, "selector"))
+        selector, generator = chosen(selector, "selector"), chosen(generator, "generator")
+        self.selector: Selector | None = _make_one(selector, Selector, self.plugins.selectors, "mixture")
+        self.generator: BatchGenerator | None = _make_one(
+            generator, BatchGenerator, self.plugins.generators, "on_policy"
+        )
         self.losses: list[ActiveLoss] = []
         self.head: Head | None = None
         self.shared_columns: dict[str, int] = {}
@@ -69,21 +76,13 @@ class Plan:
     @property
     def active(self) -> bool:
         """Whether there is anything to do that `Trainer` would not."""
-        return self.distils or self.selector is not None
+        return self.distils or self.selector is not None or self.generator is not None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Data set columns that must reach the step beside the student's inputs."""
         sources: list[Any] = [*self.teachers.values(), *(loss.module for loss in self.losses if loss.module)]
         return tuple(dict.fromkeys(column for source in sources for column in source.columns))
-
-    def _make_selector(self, spec: Any) -> Selector | None:
-        if spec is None or isinstance(spec, Selector):
-            return spec
-        options = {"name": spec} if isinstance(spec, str) else dict(spec)
-        if "name" not in options:
-            raise ValueError(f"The selector {spec!r} has no name. Say which: {{'name': 'mixture', ...}}.")
-        return self.plugins.selectors.create(options.pop("name"), options)  # type: ignore[no-any-return]
 
     def check(self, args: TrainingArguments) -> None:
         """Refuse arguments that do not go with distillation.
@@ -145,6 +144,7 @@ class Plan:
         except UnsupportedHead as reason:
             logger.warning_once(f"The student projects whole batches to logits: {reason}")
         self._check_logits(student, tokenizer)
+        self._check_generator()
         with torch.random.fork_rng():  # what losses create must not change the run's other random numbers
             torch.manual_seed(self.seed)
             for loss in self.losses:
@@ -187,6 +187,18 @@ class Plan:
                 teacher_name=getattr(teacher, "name", name),
             )
 
+    def _check_generator(self) -> None:
+        if self.generator is None:
+            return
+        name = type(self.generator).__name__
+        if self.generator.writes_labels and any(loss.is_task for loss in self.losses):
+            raise ValueError(
+                f"The generator {name} makes labels of the student's own words, and the task loss would train the "
+                'student to repeat itself. Leave "task" out: losses=["reverse_kl"] for instance.'
+            )
+        if self.generator.needs_teacher and not self.teachers:
+            raise ValueError(f"The generator {name} compares with a teacher, but none is given. Set teacher=...")
+
     def _request_features(self, student: nn.Module) -> None:
         """Ask each model for what the losses read, and for no more."""
         features = [loss.function for loss in self.losses if isinstance(loss.function, BatchLoss)]
@@ -199,7 +211,8 @@ class Plan:
             taps = tuple(dict.fromkeys(tap for loss in batch_losses for tap in loss.teacher_taps))
             rows = any(loss.is_row for loss in own) or any(loss.needs_teacher_rows for loss in batch_losses)
             probed = self.selector is not None and self.selector.needs_probe
-            teacher.request(rows=rows or probed, taps=taps)
+            compared = self.generator is not None and self.generator.needs_teacher
+            teacher.request(rows=rows or probed or compared, taps=taps)
 
     def describe(self, student: nn.Module) -> str:
         """One line for the log: who learns what from whom."""
@@ -220,6 +233,22 @@ class Plan:
 def uses_fsdp(args: TrainingArguments) -> bool:
     """Whether FSDP will wrap the student; known before there is an accelerator to ask."""
     return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def _make_one(spec: Any, kind: type[Any], registry: Registry, example: str) -> Any:
+    """A component from a name, a mapping of name and options, or itself."""
+    if spec is None or isinstance(spec, kind):
+        return spec
+    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "name" not in options:
+        raise ValueError(f"The {registry.kind} {spec!r} has no name. Say which: {{'name': {example!r}, ...}}.")
+    made = registry.create(name := options.pop("name"), options)
+    if not isinstance(made, kind):
+        raise ValueError(
+            f"{registry.get(name)} works between rounds of training (`hf-distill rounds`), not inside of one; "
+            f"expected a {kind.__name__}."
+        )
+    return made
 
 
 def _refuse_shared_parameters(student: nn.Module, teacher: nn.Module | None, name: str) -> None:

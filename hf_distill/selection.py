@@ -14,7 +14,8 @@ from .data.loader import IntervalLoader
 from .data.probe import DomainProbe, count_bytes
 from .data.selectors import read_columns
 from .heads import Head, UnsupportedHead
-from .losses.engine import cross_entropy_rows
+from .losses.divergences import cross_entropy
+from .losses.engine import row_values
 from .plan import uses_fsdp
 from .signals import IGNORE_INDEX, Batch, Rows, SparseRows, shift_labels
 from .step import student_rows
@@ -138,7 +139,7 @@ def _by_example(rows: Rows | SparseRows, batch: Batch, memory: int) -> tuple[Ten
     values = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
     labels = batch.row_labels[mask]
     if isinstance(rows, Rows):
-        values[mask] = cross_entropy_rows(rows.select(mask), labels, memory=memory).double()
+        values[mask] = row_values(rows.select(mask), None, [cross_entropy], labels=labels, memory=memory)[0].double()
     else:
         values[mask] = -_stored_log_probs(rows, batch).double()[mask]
     return values.reshape(len(mask), -1).sum(1), mask.reshape(len(mask), -1).sum(1)

@@ -289,7 +289,7 @@ class DistillationStep:
         )
 
     def _teacher_rows(self, name: str, signal: Signal, batch: Batch) -> Rows | SparseRows:
-        """A teacher's predictions where they count, cut to the columns that the student has, too."""
+        """A teacher's predictions where they count."""
         rows = signal.rows
         assert rows is not None
         if rows.shape != batch.row_mask.shape:
@@ -297,8 +297,11 @@ class DistillationStep:
                 f"The teacher {name!r} predicts at positions {tuple(rows.shape)}, the student at "
                 f"{tuple(batch.row_mask.shape)}; losses on logits compare them one by one."
             )
-        rows = rows.select(batch.row_mask)
-        shared = self.shared_columns.get(name)
+        return self.shared_rows(name, rows.select(batch.row_mask))
+
+    def shared_rows(self, teacher: str, rows: Rows | SparseRows) -> Rows | SparseRows:
+        """A teacher's rows cut to the columns that the student has, too."""
+        shared = self.shared_columns.get(teacher)
         if isinstance(rows, Rows):
             return replace(rows, vocab_size=shared)
         return rows if shared in (None, rows.vocab_size) else rows.conditioned(columns=shared, temperature=1.0)

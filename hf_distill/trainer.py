@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.trainer_pt_utils import find_batch_size, nested_detach
+from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
 from .auxiliary import auxiliary_state, load_auxiliary, save_auxiliary
-from .batches import BatchReader, KeepExtraColumns
+from .batches import BatchReader, KeepExtraColumns, num_real_examples
 from .checkpoints import last_complete_checkpoint, warn_of_other_versions
 from .data.loader import IntervalLoader
 from .data.probe import DomainProbe
@@ -29,6 +29,7 @@ from .events import TrainerEvents
 from .meter import Meter, means, named_for_log, peak_memory_mb
 from .plan import Plan, uses_fsdp
 from .processes import check_processes, sum_over_processes
+from .rewriting import rewrite
 from .selection import make_interval_loader, make_probe
 from .signals import Batch, Clock
 from .step import DistillationStep, StepResult
@@ -51,6 +52,7 @@ class DistillationTrainer(Trainer):
         teacher: a model, a folder or hub name, a mapping of options, or a list of these; before `args.teacher`.
         losses: names, functions, or mappings of name, weight, temperature and options; before `args.losses`.
         selector: which data comes next; a `Selector` or a mapping of name and options; before `args.selector`.
+        generator: who writes batches inside the loop; a `BatchGenerator` or a mapping; before `args.generator`.
         probe_dataset: what a selector measures the models on; a data set like `train_dataset`.
         plugins: names of plugins, paths of Python files, or plugin objects; before `args.plugins`.
         **trainer_arguments: everything else that `Trainer` takes.
@@ -71,20 +73,21 @@ class DistillationTrainer(Trainer):
         teacher: Any = None,
         losses: Sequence[Any] | None = None,
         selector: Any = None,
+        generator: Any = None,
         probe_dataset: Any = None,
         plugins: Sequence[Any] | None = None,
         **trainer_arguments: Any,
     ) -> None:
         if args is None:
             args = TrainingArguments(output_dir="tmp_trainer")
-        self.plan = Plan(args, teacher=teacher, losses=losses, selector=selector, plugins=plugins)
+        given = {"teacher": teacher, "losses": losses, "selector": selector, "generator": generator}
+        self.plan = Plan(args, **given, plugins=plugins)
         self.probe_dataset = probe_dataset
         self._step: DistillationStep | None = None
         self._interval_loader: IntervalLoader | None = None
         self._probe: DomainProbe | None = None
         self._probe_state: Mapping[str, Any] | None = None
         self._step_meter, self._log_meter, self._eval_meter = Meter(), Meter(), Meter()
-        self._last_log_time = time.monotonic()
         self._extra_logs: dict[str, float] = {}
         if self.plan.active:
             self.plan.check(args)
@@ -174,6 +177,14 @@ class DistillationTrainer(Trainer):
             return len(self.train_dataset)  # type: ignore[arg-type]
         return super().num_examples(dataloader)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """The micro-batches of an optimizer step, as a batch generator makes them, and counts of what is in these."""
+        batches, counts = super().get_batch_samples(*args, **kwargs)
+        if self.plan.generator is None or not batches:
+            return batches, counts
+        batches = rewrite(self, batches)
+        return batches, self._get_num_items_in_batch(batches, self.args.device)
+
     # ---- Loss ----
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -202,7 +213,7 @@ class DistillationTrainer(Trainer):
             observe=model.training and self._logs_this_step(),
         )
         if model.training:
-            _add(self._step_meter, result)
+            self._step_meter.add_all(result.sums)
             self._step_meter.add("tokens", batch.count("tokens"), 1)
         return (result.loss, result.outputs) if return_outputs else result.loss
 
@@ -299,26 +310,17 @@ class DistillationTrainer(Trainer):
         if not self.plan.distils:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
-        batch = self.distillation_step.reader.read(inputs, num_real=self._num_real_examples(inputs))
+        batch = self.distillation_step.reader.read(inputs, num_real=num_real_examples(inputs, self.accelerator))
         whole_logits = not prediction_loss_only
         with torch.no_grad(), self.compute_loss_context_manager():
             result = self._run_step(model, batch, None, whole_logits=whole_logits, observe=True)
-        _add(self._eval_meter, result)
+        self._eval_meter.add_all(result.sums)
         if prediction_loss_only:
             return result.loss.detach(), None, None
         ignored = ignore_keys or getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", [])
         kept = tuple(v for k, v in result.outputs.items() if k not in (*ignored, "loss", "past_key_values"))
         logits = nested_detach(kept[0] if len(kept) == 1 else kept)
         return result.loss.detach(), logits, nested_detach(batch.labels) if batch.labels is not None else None
-
-    def _num_real_examples(self, inputs: Mapping[str, Any]) -> int | None:
-        """How many examples of this process's batch are not duplicates that even out the last one."""
-        state = self.accelerator.gradient_state
-        if not state.end_of_dataloader or state.remainder <= 0:
-            return None
-        size: int = find_batch_size(inputs)
-        real: int = min(max(state.remainder - self.accelerator.process_index * size, 0), size)
-        return real
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """`Trainer.evaluation_loop`, and each loss, teacher agreement and perplexity over the whole set."""
@@ -334,8 +336,8 @@ class DistillationTrainer(Trainer):
             )
             if self.plan.head is not None and "task_loss" in measured:
                 measured["perplexity"] = math.exp(min(measured["task_loss"], 700.0))
-            metrics = output.metrics if output.metrics is not None else {}
-            metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
+            assert output.metrics is not None
+            output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         return output
 
     # ---- Checkpoints ----
@@ -393,8 +395,3 @@ class DistillationTrainer(Trainer):
             if self.is_deepspeed_enabled:
                 load_auxiliary(self.student, resume_from_checkpoint, buffers_only=True)
         return prepared
-
-
-def _add(meter: Meter, result: StepResult) -> None:
-    for name, (value, count) in result.sums.items():
-        meter.add(name, value, count)

@@ -18,6 +18,7 @@ from hf_distill import hookspecs
 PUBLIC_NAMES = [
     "Answer",
     "Batch",
+    "BatchGenerator",
     "BatchLoss",
     "Budget",
     "BudgetExhausted",
@@ -29,7 +30,9 @@ PUBLIC_NAMES = [
     "Ledger",
     "LocalTeacher",
     "LocalTextTeacher",
+    "LoopModels",
     "MixtureSelector",
+    "OnPolicy",
     "PluginError",
     "Plugins",
     "Probe",

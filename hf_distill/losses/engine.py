@@ -10,7 +10,8 @@ Shape letters: n rows, H hidden width, V vocabulary, L losses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +21,10 @@ from torch import Tensor, nn
 
 from ..heads import Head, gathered
 from ..signals import Rows, SparseRows
-from .divergences import cross_entropy
 from .objective import LABELS, Objective, RowTerm
 from .projection import accumulator, make_projection, product_type
 
-__all__ = ["RowResult", "RowTerm", "cross_entropy_rows", "row_losses"]
+__all__ = ["RowResult", "RowTerm", "row_losses", "row_values"]
 
 DEFAULT_MEMORY = 256 * 2**20
 _COPIES = 12  # how many copies of its logits a loss may hold at a time
@@ -89,18 +89,42 @@ def row_losses(
     return RowResult(total, named, teacher_entropy_sum=sums[-2], agreement_sum=sums[-1])
 
 
-def cross_entropy_rows(rows: Rows, labels: Tensor, *, memory: int = DEFAULT_MEMORY) -> Tensor:
-    """-log probability of each row's label, ``[n]`` float32, zero where it is `IGNORE_INDEX`; without gradient."""
-    values = [labels.new_zeros(0, dtype=torch.float32)]
+def row_values(
+    student: Rows,
+    teacher: Rows | SparseRows | None,
+    functions: Sequence[Callable[..., Tensor]],
+    *,
+    labels: Tensor | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> list[Tensor]:
+    """What each function gives for each row, ``[n]`` float32, without gradient and within the same memory as losses.
 
-    def keep(student_logits: Tensor, labels: Tensor) -> Tensor:
-        losses = cross_entropy(student_logits, labels)
-        values.append(losses.float())
-        return losses
+    Args:
+        student: selected rows.
+        teacher: the same rows of a teacher, or None for functions of student and labels.
+        functions: of the logits of both, ``[m, V]`` each, to ``[m]``.
+        labels: ``[n]``, for functions that read them.
+        memory: bytes that chunks may take.
+    """
+    device = student.tensor.device
+    values: list[list[Tensor]] = [[torch.zeros(0, device=device)] for _ in functions]
 
+    def keeping(function: Callable[..., Tensor], kept: list[Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(function)
+        def keep(*arguments: Tensor, **options: Tensor) -> Tensor:
+            kept.append(function(*arguments, **options).float())
+            return kept[-1]
+
+        return keep
+
+    teachers = {} if teacher is None else {"teacher": teacher}
+    terms = [
+        RowTerm(str(index), keeping(function, kept), 1.0, teachers=tuple(teachers))
+        for index, (function, kept) in enumerate(zip(functions, values, strict=True))
+    ]
     with torch.no_grad():
-        row_losses(rows, {}, [RowTerm("", keep, 1.0, teachers=())], labels=labels, memory=memory)
-    return torch.cat(values)
+        row_losses(student, teachers, terms, labels=labels, memory=memory)
+    return [torch.cat(kept) for kept in values]
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

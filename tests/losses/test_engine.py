@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy as reference_cross_entropy
 from hf_distill.heads import Head
 from hf_distill.losses import divergences
 from hf_distill.losses.base import RowLoss
-from hf_distill.losses.engine import RowTerm, cross_entropy_rows, row_losses
+from hf_distill.losses.engine import RowTerm, row_losses, row_values
 from hf_distill.signals import IGNORE_INDEX, Rows
 from hf_distill.testing import tiny_inputs, tiny_model
 
@@ -358,14 +358,16 @@ def test_the_first_teacher_is_observed():
 
 def test_cross_entropy_of_rows_comes_row_by_row():
     case = Case.of(model_head("gemma2"))
-    values = cross_entropy_rows(case.student, case.labels, memory=SMALL)
+    (values,) = row_values(case.student, None, [divergences.cross_entropy], labels=case.labels, memory=SMALL)
     logits = case.student.head.project(case.student.states)
     expected = reference_cross_entropy(logits, case.labels, reduction="none").detach()
     assert not values.requires_grad
     torch.testing.assert_close(values, expected)
-    torch.testing.assert_close(cross_entropy_rows(Rows(logits=logits), case.labels), expected)
+    (values,) = row_values(Rows(logits=logits), None, [divergences.cross_entropy], labels=case.labels)
+    torch.testing.assert_close(values, expected)
     empty = Case.of(model_head("gemma2"), num_rows=0)
-    assert cross_entropy_rows(empty.student, empty.labels).shape == (0,)
+    (values,) = row_values(empty.student, None, [divergences.cross_entropy], labels=empty.labels)
+    assert values.shape == (0,)
 
 
 def test_a_second_use_of_the_gradient_is_right_or_an_error():
