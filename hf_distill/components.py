@@ -18,8 +18,8 @@ from .teachers.text.base import TextTeacher
 TASK = "task"
 DEFAULT_TEACHER = "teacher"
 _WRITES_TEXT = (
-    "The teacher {!r} writes text and gives no signal for a batch, so it cannot guide a training. Name it as the teacher "
-    "of a generator, which makes training data with it, or give the training a model: teacher='folder-or-name'."
+    "The teacher {!r} writes text and gives no signal for a batch, so it cannot guide a training. Name it as the "
+    "teacher of a generator, which makes training data with it, or give the training a model: teacher='folder-or-name'."
 )
 
 

@@ -34,7 +34,7 @@ class AttemptFailed(Exception):
         again: bool = True,
         unavailable: bool = False,
         retry_after: float | None = None,
-        usage: Usage | None = None,
+        usage: Usage = Usage(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(problem)
         self.status: Status = status

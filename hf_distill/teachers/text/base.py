@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,9 +79,10 @@ class TextAccount:
         if self._teacher.ledger is not None:
             self._teacher.ledger.answer(request.id, answer)
         self.answers[request.id] = answer
-        if self._teacher.budget is not None and answer.status == "answered":
+        if self._teacher.budget is not None:
             try:
-                self._teacher.budget.count_answer(answer.usage)
+                # What failed gave nobody a chance to say.
+                self._teacher.budget.count_answer(answer.usage, must_say=answer.status == "answered")
             except ValueError as error:
                 self.stop = error
 
@@ -188,17 +190,25 @@ def price(usage: Usage, *, prompt_price: float | None, completion_price: float |
 
 
 def _check_prompt(prompt: Any) -> None:
-    if isinstance(prompt, str):
-        return
-    if (
-        not isinstance(prompt, Sequence)
-        or not prompt
-        or not all(isinstance(message, Mapping) and {"role", "content"} <= message.keys() for message in prompt)
-    ):
+    if not isinstance(prompt, str) and not _are_messages(prompt):
         raise ValueError(
             f"A prompt is {type(prompt).__name__}; expected text, or a list of messages "
             '[{"role": "user", "content": "..."}].'
         )
+    try:
+        json.dumps(prompt if isinstance(prompt, str) else list(prompt), ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        # Half of a surrogate pair, for instance: a string in Python, but no text.
+        raise ValueError(f"A prompt cannot be sent as JSON in UTF-8: {type(error).__name__}.") from None
+
+
+def _are_messages(prompt: Any) -> bool:
+    """Whether `prompt` is a list of chat messages."""
+    return (
+        isinstance(prompt, Sequence)
+        and len(prompt) > 0
+        and all(isinstance(message, Mapping) and {"role", "content"} <= message.keys() for message in prompt)
+    )
 
 
 def _derived_seed(seed: int, repetition: int) -> int:

@@ -80,12 +80,20 @@ class Budget:
         """Count a request that is about to be asked."""
         self.spent_requests += 1
 
-    def count_answer(self, usage: Usage) -> None:
+    def count_answer(self, usage: Usage, *, must_say: bool = True) -> None:
         """Count what an answer took.
 
+        Args:
+            usage: as far as it is known.
+            must_say: whether an answer that does not say what it took is an error where that is limited.
+
         Raises:
-            ValueError: it does not say what it took, but tokens or money are limited.
+            ValueError: it does not say, but tokens or money are limited.
         """
+        self.spent_tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+        self.spent_money += usage.cost or 0.0
+        if not must_say:
+            return
         if self.tokens is not None and (usage.prompt_tokens is None or usage.completion_tokens is None):
             raise ValueError("The budget limits tokens, but the answer does not say how many it took; limit requests.")
         if self.money is not None and usage.cost is None:
@@ -93,5 +101,3 @@ class Budget:
                 "The budget limits money, but the cost of an answer is unknown; give the teacher's prompt_price and "
                 "completion_price, or limit requests."
             )
-        self.spent_tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
-        self.spent_money += usage.cost or 0.0

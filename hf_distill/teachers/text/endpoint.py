@@ -1,23 +1,21 @@
-"""A teacher behind any OpenAI-compatible endpoint: vLLM, SGLang, ``transformers serve``, hosted services."""
+"""A teacher behind any OpenAI-compatible endpoint: vLLM, SGLang, ``transformers serve``, hosted services.
+
+It speaks HTTP through httpx and not through the `openai` package. That one hands what the variables OPENAI_* hold
+(organization, project, custom headers) to whatever address it is given, fixes the waits between its retries, and passes
+a reply that is not JSON on as if it were an answer.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ...ledger import Answer, Usage
-from .attempts import AttemptFailed, Pace, may_succeed_later
-from .base import TeacherUnavailable, TextAccount, TextRequest, TextTeacher, price
-from .replies import Reply, answer_of
+from .asking import Asking
+from .attempts import Pace
+from .base import TextAccount, TextRequest, TextTeacher
+from .keys import check_url, read_key, scrubber
 
-if TYPE_CHECKING:
-    import httpx
-
-LARGEST_REPLY = 16 * 2**20  # bytes; what is longer than this never was an answer
+_OUR_FIELDS = {"model", "messages", "prompt", "stream", "n"}
 
 
 class EndpointTeacher(TextTeacher):
@@ -36,7 +34,9 @@ class EndpointTeacher(TextTeacher):
         temperature: of the sampling; None leaves it to the server.
         top_p: of the sampling; None leaves it to the server.
         stop: texts that end the answer.
-        extra: further fields of the request's body; they are written to the ledger.
+        extra: further fields of the request's body, {"max_completion_tokens": 2048} for instance; they are written to
+            the ledger.
+        seed_field: what the server calls the seed; None for one that takes none.
         prompt_price: of a million tokens read; without both prices the cost is unknown.
         completion_price: of a million tokens written.
         concurrency: how many requests may be under way together.
@@ -65,6 +65,7 @@ class EndpointTeacher(TextTeacher):
         top_p: float | None = None,
         stop: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None,
+        seed_field: str | None = "seed",
         prompt_price: float | None = None,
         completion_price: float | None = None,
         concurrency: int = 8,
@@ -77,7 +78,7 @@ class EndpointTeacher(TextTeacher):
         answer_timeout: float = 600.0,
         retry_failed: bool = False,
     ) -> None:
-        _check_url(url)
+        check_url(url)
         positive = {
             "concurrency": concurrency,
             "attempts": attempts,
@@ -86,6 +87,8 @@ class EndpointTeacher(TextTeacher):
             "answer_timeout": answer_timeout,
             "requests_per_minute": 1 if requests_per_minute is None else requests_per_minute,
             "max_tokens": 1 if max_tokens is None else max_tokens,
+            "first_wait": first_wait,
+            "longest_wait": longest_wait,
         }
         for name, value in positive.items():
             if not value > 0:
@@ -98,6 +101,9 @@ class EndpointTeacher(TextTeacher):
         self.body = {name: value for name, value in self.body.items() if value is not None}
         self.body |= {"stop": list(stop)} if stop else {}
         self.body |= extra or {}
+        if taken := _OUR_FIELDS & self.body.keys():
+            raise ValueError(f"extra sets {', '.join(sorted(taken))}, which the teacher sets itself.")
+        self.seed_field = seed_field
         self.prices = {"prompt_price": prompt_price, "completion_price": completion_price}
         self.concurrency = concurrency
         self.requests_per_minute = requests_per_minute
@@ -108,7 +114,7 @@ class EndpointTeacher(TextTeacher):
         self.read_timeout = read_timeout
         self.answer_timeout = answer_timeout
         self.retry_failed = retry_failed
-        self._key()
+        read_key(api_key_env)
 
     def settings(self) -> dict[str, Any]:
         """See `TextTeacher.settings`."""
@@ -119,143 +125,34 @@ class EndpointTeacher(TextTeacher):
         _import_client()
         from anyio.from_thread import start_blocking_portal
 
+        bodies = [self._body(request) for request in requests]
         # A loop in a thread of its own: in a notebook this thread has one that is running already.
         with start_blocking_portal() as portal:
-            portal.call(self._ask_all, requests, account)
+            portal.call(self._ask_all, list(zip(requests, bodies, strict=True)), account)
 
-    async def _ask_all(self, requests: Sequence[TextRequest], account: TextAccount) -> None:
-        import anyio
+    async def _ask_all(self, requests: Sequence[tuple[TextRequest, dict[str, Any]]], account: TextAccount) -> None:
         import httpx
 
+        key = read_key(self.api_key_env)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        timeout = httpx.Timeout(self.read_timeout, connect=self.connect_timeout, pool=None)
         pace = Pace(
             requests_per_minute=self.requests_per_minute, first_wait=self.first_wait, longest_wait=self.longest_wait
         )
-        key = self._key()
-        waiting = iter(requests)
-        timeout = httpx.Timeout(self.read_timeout, connect=self.connect_timeout, pool=None)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(headers=headers, timeout=timeout) as client, anyio.create_task_group() as tasks:
-            for _ in range(min(self.concurrency, len(requests))):
-                tasks.start_soon(self._work, client, pace, waiting, account, key)
+        async with httpx.AsyncClient(headers=headers, timeout=timeout) as client:
+            await Asking(self, client, pace, account, scrubber(key)).all(requests)
 
-    async def _work(
-        self, client: httpx.AsyncClient, pace: Pace, waiting: Iterator[TextRequest], account: TextAccount, key: str
-    ) -> None:
-        """Ask one request after another until there are none or something stops the account.
-
-        Errors go to the account and not up, so that the requests that others have under way are finished and kept.
-        """
-        for request in waiting:
-            try:
-                answer = await self._answer(client, pace, request, account, key)
-                account.finish(request, answer)
-            except Exception as error:
-                account.stop = account.stop or error
-            if account.stop is not None:
-                return
-
-    async def _answer(
-        self, client: httpx.AsyncClient, pace: Pace, request: TextRequest, account: TextAccount, key: str
-    ) -> Answer:
-        """The answer to one request, after as many attempts as it takes."""
-        from anyio import sleep
-        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
-
-        retrying = AsyncRetrying(
-            sleep=sleep,
-            stop=stop_after_attempt(self.attempts),
-            wait=pace.wait_before_retry,
-            retry=retry_if_exception(may_succeed_later),
-            reraise=True,
-        )
-        lost: list[Usage] = []
-        last = ""
-        try:
-            async for attempt in retrying:
-                with attempt:
-                    try:
-                        await pace.turn()
-                        account.begin(request, after=last)
-                        answer = _scrubbed(answer_of(await self._post(client, request)), key)
-                    except AttemptFailed as failure:
-                        last = _scrub(str(failure), key)
-                        lost += [failure.usage] if failure.usage else []
-                        if failure.retry_after is not None and failure.retry_after > self.longest_wait:
-                            failure.again = False
-                            last += (
-                                f" and asks to wait {failure.retry_after:.0f} s; longest_wait is {self.longest_wait}"
-                            )
-                        raise
-        except AttemptFailed as failure:
-            if failure.unavailable:
-                raise TeacherUnavailable(f"The teacher {self.model!r} is unavailable: {last}.") from None
-            answer = Answer(None, failure.status, Usage(), error=last)
-        return replace(answer, usage=price(_total([answer.usage, *lost]), **self.prices))
-
-    async def _post(self, client: httpx.AsyncClient, request: TextRequest) -> Reply:
-        """Send one request and read the whole reply.
-
-        Raises:
-            AttemptFailed: there is none, or it takes too long.
-        """
-        import anyio
-        import httpx
-
-        body = {"model": self.model, "seed": request.seed, **self.body, **self._prompt(request)}
-        path = "/chat/completions" if self.chat else "/completions"
-        received = bytearray()
-        try:
-            with anyio.fail_after(self.answer_timeout):
-                async with client.stream("POST", self.url + path, json=body) as response:
-                    async for part in response.aiter_bytes():
-                        received += part
-                        if len(received) > LARGEST_REPLY:
-                            raise AttemptFailed(f"the answer does not end: over {LARGEST_REPLY} bytes")
-                    return Reply(response.status_code, response.headers, bytes(received))
-        except TimeoutError:
-            raise AttemptFailed(f"no whole answer in {self.answer_timeout} s", status="timed_out") from None
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise AttemptFailed(f"no connection ({type(error).__name__})", unavailable=True) from None
-        except httpx.TimeoutException as error:
-            raise AttemptFailed(f"the server fell silent ({type(error).__name__})", status="timed_out") from None
-        except httpx.HTTPError as error:
-            raise AttemptFailed(f"the connection broke ({type(error).__name__})") from None
-
-    def _prompt(self, request: TextRequest) -> dict[str, Any]:
-        text = isinstance(request.messages, str)
-        if not self.chat:
-            if not text:
-                raise ValueError(
-                    "With chat=False the prompt is plain text, but got messages: only a chat has a template."
-                )
-            return {"prompt": request.messages}
-        return {"messages": [{"role": "user", "content": request.messages}] if text else request.messages}
-
-    def _key(self) -> str:
-        """The key, read when it is needed and kept nowhere; empty where none is used."""
-        if self.api_key_env is None:
-            return ""
-        # Who writes the key itself here must not see it again in the message, nor must their log.
-        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.api_key_env):
-            raise ValueError(
-                "api_key_env is not the NAME of an environment variable in upper case, such as MY_API_KEY."
-            )
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not key:
-            raise ValueError(
-                f"The environment variable {self.api_key_env} holds no key; set it, or leave api_key_env out."
-            )
-        return key
-
-
-def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.username or parts.password or parts.query:
-        raise ValueError(
-            "The url holds a key, a password or a query; put the key into a variable and name it in api_key_env."
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f'The url is {url!r}; expected one such as "http://127.0.0.1:8000/v1".')
+    def _body(self, request: TextRequest) -> dict[str, Any]:
+        """What is sent for `request`."""
+        is_text = isinstance(request.messages, str)
+        if self.chat:
+            prompt = {"messages": [{"role": "user", "content": request.messages}] if is_text else request.messages}
+        elif is_text:
+            prompt = {"prompt": request.messages}
+        else:
+            raise ValueError("With chat=False a prompt is plain text, but got messages: only a chat has a template.")
+        seed = {self.seed_field: request.seed} if self.seed_field else {}
+        return {"model": self.model, **seed, **self.body, **prompt}
 
 
 def _import_client() -> None:
@@ -265,22 +162,3 @@ def _import_client() -> None:
         import tenacity  # noqa: F401
     except ImportError as error:
         raise ValueError(f"An endpoint needs {error.name}: pip install 'hf-distill[server]'.") from None
-
-
-def _total(usages: Sequence[Usage]) -> Usage:
-    """The sum, as far as the parts are known."""
-    sums = []
-    for name in ("prompt_tokens", "completion_tokens"):
-        known = [value for usage in usages if (value := getattr(usage, name)) is not None]
-        sums.append(sum(known) if known else None)
-    return Usage(*sums)
-
-
-def _scrub(text: str, key: str) -> str:
-    return text.replace(key, "***") if key else text
-
-
-def _scrubbed(answer: Answer, key: str) -> Answer:
-    """`answer` without the key, which a server may repeat."""
-    text = None if answer.text is None else _scrub(answer.text, key)
-    return replace(answer, text=text, error=_scrub(answer.error, key))

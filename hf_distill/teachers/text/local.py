@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from transformers import (
 from ...ledger import Answer, Usage
 from .base import Prompt, TextAccount, TextRequest, TextTeacher
 from .sampling import SeededSampling
+
+_Batch = list[tuple[TextRequest, list[int]]]
 
 
 class LocalTextTeacher(TextTeacher):
@@ -111,7 +114,7 @@ class LocalTextTeacher(TextTeacher):
         """See `TextTeacher.ask`."""
         encoded = [(request, self._encode(request)) for request in requests]
         for start in range(0, len(encoded), self.batch_size):
-            batch: list[tuple[TextRequest, list[int]]] = []
+            batch: _Batch = []
             try:
                 for request, ids in encoded[start : start + self.batch_size]:
                     account.begin(request)
@@ -121,10 +124,23 @@ class LocalTextTeacher(TextTeacher):
                         batch.append((request, ids))
             finally:
                 # What was begun is finished, also where the budget ends in the middle of a batch.
-                if batch:
-                    answers = self._answers([ids for _, ids in batch], [request.seed for request, _ in batch])
-                    for (request, _), answer in zip(batch, answers, strict=True):
+                for group in self._groups(batch):
+                    for (request, _), answer in zip(group, self._answers(group), strict=True):
                         account.finish(request, answer)
+
+    def _groups(self, batch: _Batch) -> list[_Batch]:
+        """`batch` in groups that are answered together: a prompt that leaves no room for `max_tokens` is one by itself.
+
+        Beside longer prompts it would have less room than alone.
+        """
+        limit = self._limit()
+        together = [one for one in batch if len(one[1]) + self.max_tokens <= limit]
+        alone = [[one] for one in batch if len(one[1]) + self.max_tokens > limit]
+        return ([together] if together else []) + alone
+
+    def _limit(self) -> int:
+        """How many tokens the model takes, read and written together."""
+        return getattr(self.module.config, "max_position_embeddings", None) or sys.maxsize
 
     def _encode(self, request: TextRequest) -> list[int]:
         """Token ids of a prompt, in the model's chat template where it has one."""
@@ -146,14 +162,15 @@ class LocalTextTeacher(TextTeacher):
 
     def _problem(self, ids: list[int]) -> str:
         """Why a prompt cannot be answered; empty where it can."""
-        limit = getattr(self.module.config, "max_position_embeddings", None)
         if not ids:
             return "the prompt is empty"
-        if limit is not None and len(ids) >= limit:
-            return f"the prompt has {len(ids)} tokens; the model reads {limit}, its answer included"
+        if len(ids) >= self._limit():
+            return f"the prompt has {len(ids)} tokens; the model takes {self._limit()}, its answer included"
         return ""
 
-    def _answers(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Answer]:
+    def _answers(self, batch: _Batch) -> list[Answer]:
+        prompts = [ids for _, ids in batch]
+        seeds = [_seed_of(request.seed, ids) for request, ids in batch]
         device = self.module.device
         width = max(map(len, prompts))
         padding = self._padding()
@@ -195,10 +212,8 @@ class LocalTextTeacher(TextTeacher):
         return padding if padding is not None else next(iter(self._ends()), 0)
 
     def _generation_config(self, width: int) -> GenerationConfig:
-        limit = getattr(self.module.config, "max_position_embeddings", None)
-        room = self.max_tokens if limit is None else min(self.max_tokens, limit - width)
         return GenerationConfig(
-            max_new_tokens=room,
+            max_new_tokens=min(self.max_tokens, self._limit() - width),
             do_sample=False,  # the noise of `SeededSampling` makes the likeliest token a sample
             eos_token_id=self._ends() or None,
             pad_token_id=self._padding(),
@@ -213,6 +228,11 @@ class LocalTextTeacher(TextTeacher):
             processors.append(TopPLogitsWarper(self.top_p))
         processors.append(SeededSampling(seeds, device))
         return processors
+
+
+def _seed_of(seed: int, ids: list[int]) -> int:
+    """A seed for one prompt: under a common one, prompts that are alike would get answers that are alike."""
+    return int.from_bytes(hashlib.sha256(repr((seed, ids)).encode()).digest()[:8], "big") >> 1
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -1,0 +1,158 @@
+"""Asking an endpoint: several requests at a time, each as often as it takes, within the time that it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ...ledger import Answer, Usage
+from .attempts import AttemptFailed, Pace, may_succeed_later
+from .base import TeacherUnavailable, TextAccount, TextRequest, price
+from .replies import Reply, answer_of
+
+if TYPE_CHECKING:
+    import httpx
+
+    from .endpoint import EndpointTeacher
+
+LARGEST_REPLY = 16 * 2**20  # bytes; what is longer than this never was an answer
+
+Sendable = tuple[TextRequest, dict[str, Any]]
+"""A request and the body that is sent for it."""
+
+
+class Asking:
+    """One call of `EndpointTeacher.generate`, inside its event loop.
+
+    Args:
+        teacher: its options.
+        client: the connections.
+        pace: when requests may start.
+        account: the ledger and the budget.
+        scrub: takes the key out of what the server says.
+    """
+
+    def __init__(
+        self,
+        teacher: EndpointTeacher,
+        client: httpx.AsyncClient,
+        pace: Pace,
+        account: TextAccount,
+        scrub: Callable[[str], str],
+    ) -> None:
+        self.teacher = teacher
+        self.client = client
+        self.pace = pace
+        self.account = account
+        self.scrub = scrub
+
+    async def all(self, requests: Sequence[Sendable]) -> None:
+        """Ask all requests, or those until something stops the account."""
+        import anyio
+
+        waiting = iter(requests)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(min(self.teacher.concurrency, len(requests))):
+                tasks.start_soon(self._work, waiting)
+
+    async def _work(self, waiting: Iterator[Sendable]) -> None:
+        """Ask one request after another.
+
+        Errors go to the account and not up, so that the requests that others have under way are finished and kept.
+        """
+        for request, body in waiting:
+            try:
+                self.account.finish(request, await self._answer(request, body))
+            except Exception as error:
+                self.account.stop = self.account.stop or error
+            if self.account.stop is not None:
+                return
+
+    async def _answer(self, request: TextRequest, body: dict[str, Any]) -> Answer:
+        """The answer to one request, after as many attempts as it takes.
+
+        Raises:
+            TeacherUnavailable: the endpoint is at fault, and not the request.
+        """
+        from anyio import sleep
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+
+        retrying = AsyncRetrying(
+            sleep=sleep,
+            stop=stop_after_attempt(self.teacher.attempts),
+            wait=self.pace.wait_before_retry,
+            retry=retry_if_exception(may_succeed_later),
+            reraise=True,
+        )
+        lost: list[Usage] = []  # what attempts took that gave no answer
+        problem = ""
+        try:
+            async for attempt in retrying:
+                with attempt:
+                    try:
+                        answer = await self._attempt(request, body, problem)
+                    except AttemptFailed as failure:
+                        problem = self.scrub(str(failure))
+                        lost.append(failure.usage)
+                        raise
+        except AttemptFailed as failure:
+            if failure.unavailable:
+                raise TeacherUnavailable(f"The teacher {self.teacher.model!r} is unavailable: {problem}.") from None
+            answer = Answer(None, failure.status, error=problem)
+        return replace(
+            answer,
+            text=None if answer.text is None else self.scrub(answer.text),
+            error=self.scrub(answer.error),
+            usage=price(_total([answer.usage, *lost]), **self.teacher.prices),
+        )
+
+    async def _attempt(self, request: TextRequest, body: dict[str, Any], problem: str) -> Answer:
+        await self.pace.turn()
+        self.account.begin(request, after=problem)
+        try:
+            return answer_of(await self._post(body))
+        except AttemptFailed as failure:
+            asked, longest = failure.retry_after, self.teacher.longest_wait
+            if asked is None or asked <= longest:
+                raise
+            text = f"{failure} and asks to wait {asked:.0f} s, but longest_wait is {longest:g}"
+            raise AttemptFailed(text, again=False, unavailable=True) from None
+
+    async def _post(self, body: dict[str, Any]) -> Reply:
+        """Send one request and read the whole reply.
+
+        Raises:
+            AttemptFailed: there is none, or it takes too long.
+        """
+        import anyio
+        import httpx
+
+        url = self.teacher.url + ("/chat/completions" if self.teacher.chat else "/completions")
+        received = bytearray()
+        try:
+            with anyio.fail_after(self.teacher.answer_timeout):
+                async with self.client.stream("POST", url, json=body) as response:
+                    async for part in response.aiter_bytes():
+                        received += part
+                        if len(received) > LARGEST_REPLY:
+                            raise AttemptFailed(f"the answer does not end within {LARGEST_REPLY} bytes")
+                    return Reply(response.status_code, response.headers, bytes(received))
+        except TimeoutError:
+            problem = f"no whole answer within {self.teacher.answer_timeout:g} s"
+            raise AttemptFailed(problem, status="timed_out") from None
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise AttemptFailed(f"no connection ({type(error).__name__})", unavailable=True) from None
+        except httpx.TimeoutException as error:
+            raise AttemptFailed(f"the server fell silent ({type(error).__name__})", status="timed_out") from None
+        except httpx.HTTPError as error:
+            raise AttemptFailed(f"the connection broke ({type(error).__name__})") from None
+
+
+def _total(usages: Sequence[Usage]) -> Usage:
+    """The sum, as far as the parts are known."""
+    sums = []
+    for name in ("prompt_tokens", "completion_tokens"):
+        known = [value for usage in usages if (value := getattr(usage, name)) is not None]
+        sums.append(sum(known) if known else None)
+    return Usage(*sums)
