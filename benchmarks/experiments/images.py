@@ -5,9 +5,10 @@
 
 The data are the 1,797 digits of 8 x 8 pixels that scikit-learn brings, enlarged to 32 x 32, which is what convolutional
 networks are made for; 901 of them are held out. Teachers are trained once on the other 896 and kept in the cache folder
-of hf_distill: "resnet", 2 stages of residual blocks (171,114 parameters, 99 % right), and "vit", 4 blocks of width 64 on
-16 patches (139,978 parameters, 93 % right). Students see 10 examples of each digit: "vit", 2 blocks of width 32 (20,138
-parameters, 87 % right without a teacher), or "resnet" (5,442 parameters, 96 %). An arm takes five to ten seconds on one
+of hf_distill: "resnet", 2 stages of residual blocks (171,114 parameters, 99 % right), and "vit", 4 blocks of width 64
+on 16 patches (139,978 parameters, 93 % right). Students see 10 examples of each digit: "vit", 2 blocks of width 32
+(20,138 parameters, 87 % right without a teacher), or "resnet" (5,442 parameters, 96 %). An arm takes five to ten
+seconds on one core.
 core.
 """
 
