@@ -15,6 +15,7 @@ Reading, in any order::
 from .errors import DamagedStore, MissingExample, StoreInUse
 from .manifest import Manifest
 from .ordering import by_frequency
+from .repair import discard
 from .rows import BOUND, FLOOR, TokenRows
 from .store import CachedExamples, CacheStore, verify
 from .writer import CacheWriter
@@ -31,5 +32,6 @@ __all__ = [
     "StoreInUse",
     "TokenRows",
     "by_frequency",
+    "discard",
     "verify",
 ]

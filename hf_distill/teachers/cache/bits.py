@@ -72,3 +72,17 @@ def set_bits(positions: Integers, num_bytes: int) -> Bytes:
 def find_bits(data: Bytes) -> Integers:
     """Where the bits of a stream are set; the inverse of `set_bits`."""
     return np.flatnonzero(np.unpackbits(data, bitorder="little").view(bool))
+
+
+def find_ones(data: Bytes, starts: Integers, sizes: Integers, bounds: Integers) -> tuple[Integers, Integers]:
+    """Where the ones of all groups' streams are, in bits, and for each of them the bit after the one before it.
+
+    Positions count in the streams behind each other; `bounds` are the limits of the groups in ones.
+    """
+    stream = np.concatenate([data[a:b] for a, b in zip(starts.tolist(), (starts + sizes).tolist(), strict=True)])
+    ones = find_bits(stream)
+    after = np.zeros(len(ones), dtype=np.int64)
+    after[1:] = ones[:-1] + 1
+    filled = np.diff(bounds) > 0
+    after[bounds[:-1][filled]] = sums(sizes)[:-1][filled] * 8
+    return ones, after

@@ -37,12 +37,12 @@ def to_stored(values: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
         ValueError: a finite number that float16 cannot hold.
     """
     if dtype == "bfloat16":
-        bits = np.ascontiguousarray(values, dtype="<f4").view("<u4").astype(np.uint64)
+        bits = np.asarray(values, dtype="<f4", order="C").view("<u4").astype(np.uint64)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to the nearest, ties to even
         return np.where(np.isnan(values), bits >> 16 | 0x40, rounded).astype("<u2")
     values = np.asarray(values)
     with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(values, dtype={"float16": "<f2", "float32": "<f4"}[dtype])
+        stored = np.asarray(values, dtype={"float16": "<f2", "float32": "<f4"}[dtype], order="C")
     if (np.isinf(stored) & np.isfinite(values)).any():
         raise ValueError(
             f"Array {name!r} reaches {np.abs(values[np.isfinite(values)]).max():.4g}, which {dtype} cannot hold. "
@@ -63,6 +63,7 @@ class Example:
     key: bytes
     rows: bytes
     arrays: Mapping[str, NDArray[Any]]
+    positions: int = 0
 
     @property
     def num_bytes(self) -> int:
@@ -91,8 +92,9 @@ def write(path: Path, examples: Sequence[Example], dtypes: Mapping[str, str]) ->
         tensors.append((name, dtype, shape, list(parts)))
 
     count = len(examples)
+    crcs = [checksum(example.rows, [example.arrays[name] for name in names]) for example in examples]
     add("row_offsets", "U64", (count + 1,), sums(np.array([len(e.rows) for e in examples], dtype=np.int64)))
-    add("crc32", "U32", (count,), np.array([checksum(e.rows, [e.arrays[n] for n in names]) for e in examples], "<u4"))
+    add("crc32", "U32", (count,), np.array(crcs, dtype="<u4"))
     for name in names:
         shapes = np.array([e.arrays[name].shape for e in examples], dtype="<u4")
         add(f"array_shapes.{name}", "U32", shapes.shape, shapes)
@@ -120,7 +122,7 @@ def _save(path: Path, tensors: Sequence[tuple[str, str, tuple[int, ...], list[An
     try:
         with open(temporary, "wb") as file:
             for part in (len(text).to_bytes(8, "little"), text, *(part for *_, parts in tensors for part in parts)):
-                data = memoryview(part).cast("B") if memoryview(part).nbytes else b""
+                data = part.tobytes() if isinstance(part, np.ndarray) else part
                 digest.update(data)
                 if size < index_bytes:
                     index_crc = zlib.crc32(data, index_crc)
@@ -165,7 +167,8 @@ class Shard:
             raise DamagedStore(f"The index of the shard {path} is not what was written: its CRC-32 differs.")
         self._first = 8 + int.from_bytes(index[:8], "little")
         self._header = json.loads(index[8 : self._first])
-        self.keys: NDArray[Any] = self._tensor(index, "keys").reshape(-1)
+        # Of one length, strings of bytes compare as keys do, although NumPy drops zeros at their end.
+        self.keys: NDArray[np.bytes_] = self._tensor(index, "keys").reshape(-1).view(f"S{KEY_BYTES}")
         self._row_offsets = self._tensor(index, "row_offsets").astype(np.int64)
         self._crc32 = self._tensor(index, "crc32")
         self._shapes = {name: self._tensor(index, f"array_shapes.{name}") for name in sorted(dtypes)}
@@ -192,7 +195,7 @@ class Shard:
         for name, shapes in self._shapes.items():
             start, end = self._array_offsets[name][index : index + 2]
             arrays[name] = self._tensor(data, f"arrays.{name}")[start:end].reshape(shapes[index])
-        if checksum(rows, [np.ascontiguousarray(array) for array in arrays.values()]) != self._crc32[index]:
+        if checksum(rows, list(arrays.values())) != self._crc32[index]:
             raise DamagedStore(f"The shard {self.path} is damaged: the CRC-32 of its example {index} differs.")
         return rows, arrays
 

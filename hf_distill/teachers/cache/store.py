@@ -79,11 +79,9 @@ class CacheStore:
         if not entries:
             return
         self._shards += [Shard(self.path / entry["shard"], entry, self.manifest.arrays) for entry in entries]
-        # Of one length, strings of bytes compare as keys do, although NumPy drops zeros at the end.
-        keys = np.concatenate([shard.keys for shard in self._shards]).view(f"S{KEY_BYTES}")
-        sizes = np.array([shard.entry["examples"] for shard in self._shards], dtype=np.int64)
+        sizes = [len(shard.keys) for shard in self._shards]
         # Where two processes stored one key, the first counts.
-        self._keys, first = np.unique(keys, return_index=True)
+        self._keys, first = np.unique(np.concatenate([shard.keys for shard in self._shards]), return_index=True)
         self._where = np.repeat(np.arange(len(sizes)), sizes)[first]
         self._index = np.concatenate([np.arange(size) for size in sizes])[first]
 

@@ -65,7 +65,7 @@ class CacheWriter:
         self.path, self._rank = Path(path), rank
         self._shard_bytes, self._shard_seconds = shard_bytes, shard_seconds
         self._waiting: dict[bytes, Example] = {}
-        self._positions: dict[bytes, int] = {}
+        self._ndims: dict[str, int] = {}
         self._num_bytes, self._since = 0, 0.0
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = CaptureLock(self.path, session or uuid.uuid4().hex)
@@ -133,10 +133,10 @@ class CacheWriter:
         dtypes = self._store.manifest.arrays
         stored = {name: [shards.to_stored(arrays[name][i], dtype, name) for i in new] for name, dtype in dtypes.items()}
         for place, i in enumerate(new):
-            example = Example(keys[i], coded[place], {name: parts[place] for name, parts in stored.items()})
             self._since = self._since if self._waiting else time.monotonic()
+            positions = int(lengths[i]) if lengths is not None else 0
+            example = Example(keys[i], coded[place], {name: part[place] for name, part in stored.items()}, positions)
             self._waiting[keys[i]] = example
-            self._positions[keys[i]] = int(lengths[i]) if lengths is not None else 0
             self._num_bytes += example.num_bytes
         old = bool(self._waiting) and time.monotonic() - self._since >= self._shard_seconds
         if self._num_bytes >= self._shard_bytes or old:
@@ -172,6 +172,12 @@ class CacheWriter:
             )
         if {name: len(parts) for name, parts in arrays.items()} != dict.fromkeys(held.arrays, len(keys)):
             raise ValueError(f"Got arrays {sorted(arrays)}; expected {sorted(held.arrays)}, one of each for every key.")
+        for name, parts in arrays.items():
+            for part in parts:
+                if (ndim := self._ndims.setdefault(name, np.ndim(part))) != np.ndim(part):
+                    raise ValueError(
+                        f"Array {name!r} has shape {np.shape(part)}; expected {ndim} dimensions as in earlier examples."
+                    )
 
     def flush(self) -> None:
         """Write what waits as a shard; on the disk when this returns.
@@ -184,11 +190,10 @@ class CacheWriter:
         stored = self._store.contains(keys)
         waiting = [self._waiting[key] for key, known in zip(keys, stored, strict=True) if not known]
         if waiting:
-            number = len(journal.read(journal.journal_file(self.path, self._rank)))
-            path = self.path / f"shard-{self._rank:05d}-{number:05d}{SUFFIX}"
+            path = self.path / self._next_name()
             try:
                 entry = shards.write(path, waiting, self._store.manifest.arrays)
-                tokens = sum(self._positions[example.key] for example in waiting)
+                tokens = sum(example.positions for example in waiting)
                 about = {"shard": path.name, "examples": len(waiting), "tokens": tokens}
                 journal.append(self._journal.descriptor, about | entry)
             except OSError as error:
@@ -202,7 +207,13 @@ class CacheWriter:
                     "stored. Make space and start the same capture again: it computes only what is missing.",
                 ) from error
             self._store.refresh()
-        self._waiting, self._positions, self._num_bytes = {}, {}, 0
+        self._waiting, self._num_bytes = {}, 0
+
+    def _next_name(self) -> str:
+        # From the file, not from memory: an interrupt may have come between the entry and what follows it.
+        names = [entry["shard"] for entry in journal.read(journal.journal_file(self.path, self._rank))]
+        last = max((int(name.removesuffix(SUFFIX).rpartition("-")[2]) for name in names), default=-1)
+        return f"shard-{self._rank:05d}-{last + 1:05d}{SUFFIX}"
 
     def close(self, *, write: bool = True) -> None:
         """Write what waits (unless `write` is false) and let other captures in."""
