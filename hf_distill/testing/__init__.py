@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from .data import causal_lm_dataset, classification_dataset, tiny_tokenizer
-from .kit import conformance
+from .kit import conformance, conformance_on_two_processes
 from .models import tiny_inputs, tiny_model
 
-__all__ = ["causal_lm_dataset", "classification_dataset", "conformance", "tiny_inputs", "tiny_model", "tiny_tokenizer"]
+__all__ = [
+    "causal_lm_dataset",
+    "classification_dataset",
+    "conformance",
+    "conformance_on_two_processes",
+    "tiny_inputs",
+    "tiny_model",
+    "tiny_tokenizer",
+]

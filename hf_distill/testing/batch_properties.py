@@ -17,7 +17,7 @@ from ..step import student_rows
 from .finite_differences import check_gradients
 from .no_values import waiting_fails, without_values
 from .subject import NUM_EXAMPLES, Subject
-from .verdicts import gradients_of, require, require_finite, require_near
+from .verdicts import gradients_of, require, require_finite, require_named_error, require_near
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,17 @@ def no_host_sync(subject: Subject) -> None:
         replace(scene, student=student, teacher=teacher, batch=batch).gradients()
 
 
+def error_names_plugin(subject: Subject) -> None:
+    """A failure that nobody can attribute, or that is swallowed: models that say nothing must raise."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = subject.trainer(folder)
+    batch = trainer.batch_reader.read(next(iter(trainer.get_train_dataloader())))
+    (active,) = trainer.plan.losses
+    silent = dict.fromkeys(active.teachers, Signal())
+    step = trainer.distillation_step
+    require_named_error(lambda: step._batch_loss(active, Signal(), silent, batch), subject.source)
+
+
 BATCH_PROPERTIES: dict[str, Callable[[Subject], None]] = {
     function.__name__: function
     for function in (
@@ -231,5 +242,6 @@ BATCH_PROPERTIES: dict[str, Callable[[Subject], None]] = {
         masked_positions,
         half_precision,
         no_host_sync,
+        error_names_plugin,
     )
 }

@@ -17,6 +17,8 @@ from ..registry import did_you_mean
 from .batch_properties import BATCH_PROPERTIES
 from .row_properties import ROW_PROPERTIES
 from .subject import Subject
+from .training_properties import TRAINING_PROPERTIES
+from .two_processes import process_invariance
 
 STUDENT: Mapping[str, Any] = {"family": "llama", "seed": 1}
 TEACHER: Mapping[str, Any] = {"family": "llama", "seed": 2, "num_hidden_layers": 3}
@@ -78,9 +80,37 @@ def conformance(
     return test
 
 
+def conformance_on_two_processes(
+    component: str,
+    *,
+    plugins: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    student: Mapping[str, Any] = STUDENT,
+    teacher: Mapping[str, Any] = TEACHER,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    num_teachers: int = 1,
+) -> Callable[[], None]:
+    """A pytest function, marked "distributed", that compares a step on two processes with the same step on one.
+
+    Takes what `conformance` does; the loss by its registered name, since the processes start anew. Takes about 20
+    seconds.
+    """
+    import pytest
+
+    subject = Subject(component, plugins, options or {}, None, student, teacher, columns or {}, num_teachers)
+
+    @pytest.mark.distributed
+    def test() -> None:
+        __tracebackhide__ = True
+        prove(subject, process_invariance)
+
+    return test
+
+
 def properties_of(subject: Subject) -> dict[str, Callable[[Subject], None]]:
     """The checks of this kind of loss, by name."""
-    properties = dict(BATCH_PROPERTIES if subject.is_batch_loss else ROW_PROPERTIES)
+    own = BATCH_PROPERTIES if subject.is_batch_loss else ROW_PROPERTIES
+    properties = {**own, **TRAINING_PROPERTIES}
     if subject.reference is None:
         del properties["reference_value"]
     return properties
@@ -92,18 +122,28 @@ def check(subject: Subject, name: str, *, lacks: str | None = None) -> None:
     Raises:
         AssertionError: the loss lacks the property, or has it and states that it does not.
     """
-    prove = properties_of(subject)[name]
+    property_check = properties_of(subject)[name]
     if lacks is None:
-        try:
-            prove(subject)
-        except Exception as error:
-            problem = f"{type(error).__name__}: {error}" if not isinstance(error, AssertionError) else str(error)
-            raise AssertionError(
-                f"{subject.name} lacks {name!r}: {problem}\nWhat this prevents: {prove.__doc__}"
-            ) from error
+        prove(subject, property_check)
         return
     try:
-        prove(subject)
+        property_check(subject)
     except Exception:
         return
     raise AssertionError(f"{subject.name} states that it lacks {name!r} ({lacks}), but has it. Strike the statement.")
+
+
+def prove(subject: Subject, property_check: Callable[[Subject], None]) -> None:
+    """Run one check, and say what it is about where it fails.
+
+    Raises:
+        AssertionError: the loss lacks the property, or fails on the way.
+    """
+    try:
+        property_check(subject)
+    except Exception as error:
+        problem = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        prevents = (property_check.__doc__ or "").partition("\n")[0]
+        raise AssertionError(
+            f"{subject.name} lacks {property_check.__name__!r}: {problem}\nWhat this prevents: {prevents}"
+        ) from error

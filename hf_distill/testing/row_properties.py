@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 from ..heads import Head
 from ..losses.engine import RowResult, RowTerm, row_losses
 from ..losses.objective import LABELS
-from ..signals import IGNORE_INDEX, Rows
+from ..signals import IGNORE_INDEX, Rows, SparseRows
 from ..teachers.local import output_width
 from .data import tiny_tokenizer
 from .finite_differences import check_gradients
 from .no_values import waiting_fails, without_values
 from .subject import TEMPERATURE, Subject
-from .verdicts import gradients_of, require, require_finite, require_near
+from .verdicts import gradients_of, require, require_finite, require_named_error, require_near
 
 WIDTH = 12
 TEMPERATURES = (1.0, 2.0, 4.0)
@@ -88,16 +89,24 @@ class Case:
         function = self.term.function
         return list(function.parameters()) if isinstance(function, nn.Module) else []
 
-    def engine(self, student: Rows, temperature: float = 1.0, memory: int = 2**20) -> RowResult:
+    def engine(
+        self,
+        student: Rows,
+        temperature: float = 1.0,
+        *,
+        teachers: Sequence[Rows | SparseRows] | None = None,
+        memory: int = 2**20,
+    ) -> RowResult:
         """The engine with this loss alone."""
         term = replace(self.term, temperature=temperature)
-        teachers = {name: Rows(logits=logits) for name, logits in zip(term.teachers, self.teachers, strict=True)}
-        return row_losses(student, teachers, [term], columns=self.columns, memory=memory)
+        rows = [Rows(logits=logits) for logits in self.teachers] if teachers is None else teachers
+        named = dict(zip(term.teachers, rows, strict=True))
+        return row_losses(student, named, [term], columns=self.columns, memory=memory)
 
-    def on_logits(self, temperature: float = 1.0) -> tuple[RowResult, tuple[Tensor, ...]]:
+    def on_logits(self, temperature: float = 1.0, **options: Any) -> tuple[RowResult, tuple[Tensor, ...]]:
         """The engine on finished logits, and the gradients of logits and own parameters."""
         logits = self.student.clone().requires_grad_()
-        result = self.engine(Rows(logits=logits), temperature)
+        result = self.engine(Rows(logits=logits), temperature, **options)
         return result, gradients_of(result.total, [logits, *self.own])
 
 
@@ -211,6 +220,21 @@ def chunked_as_whole(subject: Subject) -> None:
             require_near(found, gradient, 1e-4, "the gradient in chunks")
 
 
+def sparse_as_dense(subject: Subject) -> None:
+    """A cached teacher that teaches something else: a student normalised over the columns that were kept, for one."""
+    case = Case.of(subject)
+    width = case.student.shape[1]
+    for num_kept in (width, max(2, width // 4)):
+        sparse = [_cut(logits, num_kept) for logits in case.teachers]
+        dense = list(case.teachers) if num_kept == width else [rows.logits() for rows in sparse]
+        expected, references = case.on_logits(TEMPERATURE, teachers=[Rows(logits=logits) for logits in dense])
+        found, gradients = case.on_logits(TEMPERATURE, teachers=sparse)
+        what = f"with {num_kept} of {width} columns kept"
+        require_near(found.total.detach(), expected.total.detach(), 1e-4, f"the value {what}")
+        for gradient, reference in zip(gradients, references, strict=True):
+            require_near(gradient, reference, 1e-3, f"the gradient {what}", absolute=1e-6)
+
+
 def no_host_sync(subject: Subject) -> None:
     """A step that waits for the device: `.item()`, an `if` on a tensor, boolean masks as indices, `.cpu()`."""
     case = Case.of(subject)
@@ -220,6 +244,18 @@ def no_host_sync(subject: Subject) -> None:
     case = replace(case, columns=without_values(dict(case.columns)))
     with waiting_fails():
         gradients_of(case.values(student, teachers).sum(), [student])
+
+
+def error_names_plugin(subject: Subject) -> None:
+    """A failure that nobody can attribute, or that is swallowed: student and teacher with other rows must raise."""
+    case = Case.of(subject)
+
+    def misfit(student: Tensor, *teachers: Tensor) -> Tensor:
+        values: Tensor = case.term.function(student, *(teacher[1:] for teacher in teachers), **case.columns)
+        return values
+
+    broken = replace(case, term=replace(case.term, function=misfit), columns={})
+    require_named_error(lambda: broken.engine(Rows(logits=case.student)), subject.source)
 
 
 ROW_PROPERTIES: dict[str, Callable[[Subject], None]] = {
@@ -233,9 +269,21 @@ ROW_PROPERTIES: dict[str, Callable[[Subject], None]] = {
         half_precision,
         vocabulary_permutation,
         chunked_as_whole,
+        sparse_as_dense,
         no_host_sync,
+        error_names_plugin,
     )
 }
+
+
+def _cut(logits: Tensor, num_kept: int) -> SparseRows:
+    """The likeliest columns of each row, in no order, and the mass of the others."""
+    log_probs = logits.log_softmax(-1)
+    ids = log_probs.topk(num_kept).indices
+    ids = ids[:, torch.randperm(num_kept, generator=torch.Generator().manual_seed(5))]
+    kept = log_probs.gather(-1, ids)
+    others = log_probs.scatter(-1, ids, -torch.inf).logsumexp(-1)
+    return SparseRows(ids=ids, log_probs=kept, tail=others, vocab_size=logits.shape[1])
 
 
 def _head(logits: Tensor, *, dtype: torch.dtype = torch.float32) -> Head:

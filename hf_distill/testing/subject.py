@@ -120,7 +120,11 @@ class Subject:
             **arguments: of `TrainingArguments`.
         """
         student, teachers = models or self.models()
-        named = [{"name": f"teacher{index}", "model": teacher} for index, teacher in enumerate(teachers)]
+        tokenizer = tiny_tokenizer()
+        named = [
+            {"name": f"teacher{index}", "model": teacher, "tokenizer": tokenizer}
+            for index, teacher in enumerate(teachers)
+        ]
         spec: dict[str, Any] = {"temperature": 1.0 if self.is_batch_loss else TEMPERATURE}
         spec["teacher"] = [one["name"] for one in named]
         if isinstance(self.component, str):
@@ -145,7 +149,7 @@ class Subject:
             plugins=self.plugins,
             train_dataset=dataset,
             data_collator=collator,
-            processing_class=tiny_tokenizer(),
+            processing_class=tokenizer,
         )
 
     def _data(self) -> tuple[Dataset, Callable[..., Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -57,3 +57,18 @@ def gradients_of(total: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """
     require(total.requires_grad, "the value is not connected to what the student says.")
     return torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+
+
+def require_named_error(function: Callable[[], object], source: str) -> None:
+    """Fail unless `function` raises and the message or a note names the component's `source`.
+
+    Raises:
+        AssertionError: it does not raise, or does not say whose the error is.
+    """
+    try:
+        function()
+    except Exception as error:
+        text = " ".join([str(error), *getattr(error, "__notes__", [])])
+        require(source in text, f"the error {text!r} does not name {source}.")
+    else:
+        raise AssertionError("no error where there must be one.")
