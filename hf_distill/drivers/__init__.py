@@ -1,0 +1,1 @@
+"""What runs several trainings, one after another."""
