@@ -20,6 +20,7 @@ from .lines import LineWriter, read_lines
 from .summary import LedgerSummary, summarize
 
 LEDGER_NAME = "ledger.jsonl"
+_START = b'{"entry": "request", '
 _KINDS = ("request", "again", "answer", "parse", "fate")
 
 
@@ -32,6 +33,10 @@ def read_entries(path: str | Path) -> Iterator[dict[str, Any]]:
     path = _file_of(Path(path))
     if not path.is_file():
         raise ValueError(f"there is no ledger at {path}.")
+    with path.open("rb") as file:
+        start = file.read(len(_START))
+    if not _START.startswith(start):
+        raise ValueError(f"{path} is no ledger: it does not start like one.")
     for entry in read_lines(path):
         if entry.get("entry") not in _KINDS:
             raise ValueError(f"{path} is no ledger: it holds an entry of kind {entry.get('entry')!r}.")

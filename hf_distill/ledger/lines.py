@@ -34,7 +34,8 @@ class LineWriter:
     """Appends lines to the file at `path`, each on disk when `append` returns.
 
     Args:
-        path: the file; made with its folder where it is absent. A torn last line is cut off.
+        path: the file; made with its folder where it is absent. A torn last line is cut off before the first new one,
+            so that nothing is lost of a file that was opened by mistake.
 
     Raises:
         ValueError: another process, or another object of this one, is writing to it.
@@ -53,10 +54,9 @@ class LineWriter:
             ) from None
         is_new = not path.exists()
         self._file = path.open("ab")
+        self._may_be_torn = not is_new
         if is_new:
             _sync_folder(path.parent)
-        else:
-            self._cut_torn_line()
 
     def append(self, entry: dict[str, Any]) -> None:
         """Write one line and wait until it is on disk.
@@ -68,6 +68,9 @@ class LineWriter:
             line = json.dumps(entry)
         except TypeError as error:
             raise ValueError(f"the ledger keeps JSON, but got {error}: convert it to text or numbers.") from None
+        if self._may_be_torn:
+            self._cut_torn_line()
+            self._may_be_torn = False
         self._file.write(f"{line}\n".encode())
         self._file.flush()
         os.fsync(self._file.fileno())
