@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_distill import DistillationTrainer
+from hf_distill import DistillationArguments, DistillationTrainer
 from hf_distill.testing import causal_lm_dataset, tiny_model
 
 
@@ -14,13 +14,14 @@ def scores(model, block, hidden):
     return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).detach()
 
 
-def test_parts_are_the_squared_errors_of_scores_and_hidden_states_of_every_second_block(tmp_path, trainer_arguments):
+def test_parts_are_the_squared_errors_of_scores_and_hidden_states_of_every_second_block(tmp_path):
     student = tiny_model("bert_mlm", num_hidden_layers=2)
     teacher = tiny_model("bert_mlm", num_hidden_layers=4, hidden_size=48, seed=1)
     rows = causal_lm_dataset(2, min_length=8, max_length=8)
+    arguments = DistillationArguments(str(tmp_path), report_to="none", disable_tqdm=True, use_cpu=True)
     losses = ["ernie_latent"]
     trainer = DistillationTrainer(
-        student, trainer_arguments(tmp_path), teacher=teacher, losses=losses, plugins=["features"], train_dataset=rows
+        student, arguments, teacher=teacher, losses=losses, plugins=["features"], train_dataset=rows
     )
     measured = trainer.evaluate(rows)
     loss = trainer.plan.losses[0].function
