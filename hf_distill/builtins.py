@@ -31,6 +31,7 @@ def register_losses(register: Register) -> None:
 def register_teachers(register: RegisterTeacher) -> None:
     """Models in this process, and servers that write text."""
     register("local", "hf_distill.teachers.local:LocalTeacher")
+    register("cache", "hf_distill.teachers.cached:CacheTeacher")
     register("local", "hf_distill.teachers.text.local:LocalTextTeacher", kind="text")
     register("endpoint", "hf_distill.teachers.text.endpoint:EndpointTeacher", kind="text")
 

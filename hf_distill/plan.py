@@ -171,6 +171,8 @@ class Plan:
         self, name: str, student: nn.Module, width: int | None, tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
         teacher = self.teachers[name]
+        if tokenizer is not None:
+            teacher.check_tokenizer(tokenizer)
         if self.head is not None and (tokenizer is None or teacher.tokenizer is None):
             logger.warning_once(
                 "The tokenizers are not both known, so vocabularies are compared by their size alone. Give the "

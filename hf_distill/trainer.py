@@ -353,6 +353,8 @@ class DistillationTrainer(Trainer):
         finally:
             if self._interval_loader is not None:
                 self._interval_loader.close()
+            for teacher in self.plan.teachers.values():
+                teacher.close()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         auxiliary = auxiliary_state(self.student, state_dict)  # before save_pretrained takes the dictionary apart

@@ -32,6 +32,16 @@ class Teacher(ABC):
     def prepare(self, accelerator: Accelerator) -> None:  # noqa: B027 - most teachers are where they are needed
         """Move to where the signals are needed; called once, when the trainer is built, on every process."""
 
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027 - vocabularies are compared anyway
+        """Refuse a student's tokenizer that the teacher's signals are not for; called once, where it is known.
+
+        Raises:
+            ValueError: it makes other tokens than the teacher was asked about.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most teachers hold nothing
+        """Training ended, by itself or not: write what waits to be written."""
+
     @abstractmethod
     def request(self, *, rows: bool, taps: Sequence[str]) -> None:
         """Say once what every signal must hold: predictions, and features by tap name."""

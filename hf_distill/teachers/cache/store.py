@@ -16,7 +16,7 @@ from .bits import Integers
 from .codec import decode
 from .errors import MissingExample
 from .rows import TokenRows
-from .shards import KEY_BYTES, Shard, from_stored
+from .shards import KEY_BYTES, Example, Shard, from_stored
 
 Keys = Sequence[bytes]
 
@@ -124,18 +124,27 @@ class CacheStore:
         """What the store takes on the disk, everything included."""
         return sum(file.stat().st_size for file in self.path.iterdir())
 
-    def read(self, keys: Keys) -> CachedExamples:
+    def read(self, keys: Keys, *, waiting: Mapping[bytes, Example] | None = None) -> CachedExamples:
         """What is stored under the keys.
+
+        Args:
+            keys: of any examples, in any order.
+            waiting: examples that a writer has not written yet.
 
         Raises:
             MissingExample: one of them is not there.
             DamagedStore: the bytes of one are not those that were written; the message names the shard.
         """
+        waiting = waiting or {}
         places, found = self._find(keys)
-        if not found.all():
-            index = int(np.flatnonzero(~found)[0])
-            raise MissingExample(keys[index], index, self.path)
-        examples = [self._shards[self._where[place]].read(int(self._index[place])) for place in places]
+        examples = []
+        for index, (key, place, there) in enumerate(zip(keys, places.tolist(), found.tolist(), strict=True)):
+            if there:
+                examples.append(self._shards[self._where[place]].read(int(self._index[place])))
+            elif key in waiting:
+                examples.append((waiting[key].rows, waiting[key].arrays))
+            else:
+                raise MissingExample(key, index, self.path)
         dtypes = self.manifest.arrays
         arrays = {name: [from_stored(each[1][name], dtypes[name]) for each in examples] for name in dtypes}
         if self.manifest.vocab_size is None:

@@ -23,7 +23,7 @@ from .locking import CaptureLock, LockedFile
 from .manifest import Manifest
 from .rows import TokenRows
 from .shards import PART, SUFFIX, Example
-from .store import CacheStore, Keys, check_keys
+from .store import CachedExamples, CacheStore, Keys, check_keys
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -100,6 +100,10 @@ class CacheWriter:
         found = self._store.contains(keys)
         found |= np.array([key in self._waiting for key in keys], dtype=bool)
         return found
+
+    def read(self, keys: Keys) -> CachedExamples:
+        """What is stored under the keys or waits to be: the same numbers, see `CacheStore.read`."""
+        return self._store.read(keys, waiting=self._waiting)
 
     def add(
         self,
