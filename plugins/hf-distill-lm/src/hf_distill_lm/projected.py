@@ -83,7 +83,7 @@ class _AtOnce(torch.autograd.Function):
                     found = torch.autograd.grad(
                         value, [rows, *leaves.values()], materialize_grads=True, allow_unused=True
                     )
-                    gradients[0][chunk] = found[0]
+                    gradients[0][chunk] += found[0]  # chunks may overlap
                     for gradient, part in zip(gradients[1:], found[1:], strict=True):
                         gradient += part
         ctx.save_for_backward(*gradients)
