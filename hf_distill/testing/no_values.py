@@ -46,5 +46,5 @@ def waiting_fails() -> Iterator[None]:
         own = [frame for frame in frames if Path(torch.__file__).parent not in Path(frame.filename).parents]
         raise AssertionError(
             f"`{own[-1].line}` ({Path(own[-1].filename).name}, line {own[-1].lineno}) needs the values of a tensor, or "
-            f"a tensor that is neither argument, parameter nor buffer: {error}"
+            f"a tensor that is neither argument, parameter nor buffer: {str(error).partition('. ')[0]}"
         ) from error

@@ -47,7 +47,7 @@ class Subject:
         num_teachers: how many teachers the loss takes.
 
     Raises:
-        ValueError: an unknown name or option; options of a finished object.
+        ValueError: an unknown name or option; options of a finished object; a column of another length.
     """
 
     component: Any
@@ -58,6 +58,13 @@ class Subject:
     teacher: Mapping[str, Any]
     columns: Mapping[str, Sequence[Any]]
     num_teachers: int = 1
+
+    def __post_init__(self) -> None:
+        for name, values in self.columns.items():
+            if len(values) != NUM_EXAMPLES:
+                raise ValueError(f"The column {name!r} has {len(values)} values; the kit has {NUM_EXAMPLES} examples.")
+        if isinstance(self.component, nn.Module) and self.options:
+            raise ValueError(f"{self.name} is a finished object, which takes no options; give its class instead.")
 
     @functools.cached_property
     def registry(self) -> Registry:
@@ -84,8 +91,6 @@ class Subject:
     def make(self) -> Callable[..., Any]:
         """The loss, new."""
         if isinstance(self.component, nn.Module):
-            if self.options:
-                raise ValueError(f"{self.name} is a finished object, which takes no options; give its class instead.")
             return copy.deepcopy(self.component)
         made: Callable[..., Any] = self.registry.create(self.name, self.options)
         return made
@@ -168,7 +173,5 @@ class Subject:
                 dataset = dataset.map(lambda row: {"labels": [token % 3 for token in row["input_ids"]]})
             collator = DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=IGNORE_INDEX)
         for name, values in self.columns.items():
-            if len(values) != NUM_EXAMPLES:
-                raise ValueError(f"The column {name!r} has {len(values)} values; the kit has {NUM_EXAMPLES} examples.")
             dataset = dataset.add_column(name, list(values))
         return dataset, collator
