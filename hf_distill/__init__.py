@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     from .arguments import DistillationArguments as DistillationArguments
     from .blocks import hidden_width as hidden_width
     from .blocks import num_blocks as num_blocks
+    from .data.class_report import ClassReport as ClassReport
+    from .data.generators import Predictions as Predictions
+    from .data.generators import ProposedRow as ProposedRow
+    from .data.generators import RoundContext as RoundContext
+    from .data.generators import RoundGenerator as RoundGenerator
+    from .data.labelled_texts import load_labelled_texts as load_labelled_texts
     from .data.mixture import MixtureSelector as MixtureSelector
     from .data.on_policy import BatchGenerator as BatchGenerator
     from .data.on_policy import LoopModels as LoopModels
     from .data.on_policy import OnPolicy as OnPolicy
     from .data.selectors import Probe as Probe
     from .data.selectors import Selector as Selector
+    from .drivers.classification import TextClassification as TextClassification
+    from .drivers.rounds import RoundsDriver as RoundsDriver
     from .ledger import Answer as Answer
     from .ledger import Ledger as Ledger
     from .ledger import Usage as Usage
@@ -62,9 +70,14 @@ __version__ = "0.1.0"
 _MODULES = {
     ".arguments": ["DistillationArguments"],
     ".blocks": ["hidden_width", "num_blocks"],
+    ".data.class_report": ["ClassReport"],
+    ".data.generators": ["Predictions", "ProposedRow", "RoundContext", "RoundGenerator"],
+    ".data.labelled_texts": ["load_labelled_texts"],
     ".data.mixture": ["MixtureSelector"],
     ".data.on_policy": ["BatchGenerator", "LoopModels", "OnPolicy"],
     ".data.selectors": ["Probe", "Selector"],
+    ".drivers.classification": ["TextClassification"],
+    ".drivers.rounds": ["RoundsDriver"],
     ".ledger": ["Answer", "Ledger", "Usage"],
     ".losses.base": ["BatchLoss", "RowLoss"],
     ".losses.divergences": ["forward_kl", "reverse_kl", "skewed_kl", "skewed_reverse_kl"],
@@ -92,6 +105,7 @@ __all__ = [
     "BatchLoss",
     "Budget",
     "BudgetExhausted",
+    "ClassReport",
     "Clock",
     "DistillationArguments",
     "DistillationTrainer",
@@ -105,7 +119,12 @@ __all__ = [
     "OnPolicy",
     "PluginError",
     "Plugins",
+    "Predictions",
     "Probe",
+    "ProposedRow",
+    "RoundContext",
+    "RoundGenerator",
+    "RoundsDriver",
     "RowLoss",
     "Rows",
     "Selector",
@@ -116,6 +135,7 @@ __all__ = [
     "Teacher",
     "TeacherUnavailable",
     "TextAccount",
+    "TextClassification",
     "TextRequest",
     "TextTeacher",
     "Usage",
@@ -123,6 +143,7 @@ __all__ = [
     "forward_kl",
     "hidden_width",
     "hookimpl",
+    "load_labelled_texts",
     "load_student",
     "make_text_teacher",
     "num_blocks",
