@@ -21,3 +21,9 @@ def register_losses(register: Callable[[str, str], None]) -> None:
     register("distillm2", "hf_distill_lm.distillm2:DistiLLM2")
     register("dac_kl", "hf_distill_lm.dac_kl:DACKL")
     register("span_relation", "hf_distill_lm.span_relation:SpanRelation")
+
+
+@hookimpl
+def register_generators(register: Callable[[str, str], None]) -> None:
+    """The student's own text, corrected."""
+    register("scrg", "hf_distill_lm.scrg:SCRG")
