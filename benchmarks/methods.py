@@ -32,9 +32,8 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
-from experiments.frame import Effect, Experiment, deviation, experiment_names, load
+from experiments.frame import Experiment, broken, deviation, effect, experiment_names, figures, load
 from rich.console import Console
-from rich.markdown import Markdown
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 DOCS = Path(__file__).parents[1] / "docs" / "methods.md"
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.rule(name)
         report["experiments"][name] = run(known[name], args.seeds)
         write(report, known, args.json)
-    console.print(Markdown(table(report, known)))
+    print(table(report, known))
     if args.write_docs:
         from methods_docs import render
 
@@ -84,9 +83,9 @@ def run(experiment: Experiment | Exception, num_seeds: int) -> dict[str, Any]:
             raise FileNotFoundError(f"no shared data {', '.join(absent)}; set HF_DISTILL_SHARED_DATA to its folder")
         for seed in range(num_seeds):
             for arm, function in experiment.arms.items():
-                figures = {key: float(value) for key, value in function(seed).items()}
-                values.setdefault(arm, []).append(figures)
-                console.print(f"seed {seed}, {arm}: {figures[experiment.metric]:.4f}", highlight=False)
+                measured = {key: float(value) for key, value in function(seed).items()}
+                values.setdefault(arm, []).append(measured)
+                console.print(f"seed {seed}, {arm}: {measured[experiment.metric]:.4f}", highlight=False)
     except Exception as problem:  # the other experiments go on
         traceback.print_exception(problem)
         error = f"{type(problem).__name__}: {problem}"
@@ -102,33 +101,6 @@ def run(experiment: Experiment | Exception, num_seeds: int) -> dict[str, Any]:
         },
         "config": {"seeds": num_seeds, "threads": torch.get_num_threads()},
     }
-
-
-def broken(experiment: Experiment | Exception, result: Mapping[str, Any] | None) -> str | None:
-    """What is wrong with the result of an experiment, or None."""
-    if result is None:
-        return "not run yet"
-    if result["error"] is not None:
-        return str(result["error"])
-    assert isinstance(experiment, Experiment), "what cannot be imported has an error"
-    for arm in experiment.arms:
-        figures = result["values"].get(arm, [])
-        if len(figures) < result["config"]["seeds"]:
-            return f"{arm} was run for {len(figures)} of {result['config']['seeds']} seeds"
-        if not all(math.isfinite(one.get(experiment.metric, math.nan)) for one in figures):
-            return f"{arm} gave no finite {experiment.metric}"
-    return None
-
-
-def effect(experiment: Experiment, result: Mapping[str, Any]) -> Effect:
-    """What the result says about the method."""
-    baseline, method = (of(result, arm, experiment.metric) for arm in (experiment.baseline, experiment.arm))
-    return Effect.of(baseline, method, better=experiment.better)
-
-
-def of(result: Mapping[str, Any], arm: str, metric: str) -> list[float]:
-    """The figures of one arm, one a seed."""
-    return [one[metric] for one in result["values"][arm]]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -156,9 +128,9 @@ def rows(experiment: Experiment | Exception, result: Mapping[str, Any]) -> list[
     return [
         {
             "what": f"{experiment.arm}: {experiment.metric}",
-            "figure": round(statistics.mean(of(result, experiment.arm, experiment.metric)), 4),
+            "figure": round(statistics.mean(figures(result, experiment.arm, experiment.metric)), 4),
             "unit": experiment.unit,
-            "against": round(statistics.mean(of(result, experiment.baseline, experiment.metric)), 4),
+            "against": round(statistics.mean(figures(result, experiment.baseline, experiment.metric)), 4),
             "effect": round(found.mean, 4),
             "spread": round(found.spread, 4) if math.isfinite(found.spread) else None,  # with one seed
             "verdict": found.verdict,
@@ -193,12 +165,12 @@ def table_row(experiment: Experiment | Exception, name: str, result: Mapping[str
         return f"| {name} | | | | | | **broken**: {' '.join(problem.split())} | {result['seconds']:.0f} |"
     assert isinstance(experiment, Experiment), "what cannot be imported is broken"
     found = effect(experiment, result)
-    figures = [of(result, arm, experiment.metric) for arm in (experiment.baseline, experiment.arm)]
+    arms = [figures(result, arm, experiment.metric) for arm in (experiment.baseline, experiment.arm)]
     cells = [
         experiment.method,
         experiment.expects,
         f"{experiment.metric} ({experiment.unit}; {experiment.better} is better)",
-        *(f"{statistics.mean(own):.4f} ± {deviation(own):.4f}" for own in figures),
+        *(f"{statistics.mean(own):.4f} ± {deviation(own):.4f}" for own in arms),
         f"{found.mean:+.4f} ± {found.spread:.4f}",
         found.verdict,
         f"{result['seconds']:.0f}",

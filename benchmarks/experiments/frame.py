@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import pkgutil
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SHARED = Path(os.environ.get("HF_DISTILL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 EVIDENCE = ("faithful", "after the paper's description")
@@ -104,6 +106,33 @@ class Effect:
 def deviation(values: Sequence[float]) -> float:
     """The sample standard deviation; not a number for a single value."""
     return statistics.stdev(values) if len(values) > 1 else float("nan")
+
+
+def broken(experiment: Experiment | Exception, result: Mapping[str, Any] | None) -> str | None:
+    """What is wrong with the result of an experiment, or None."""
+    if result is None:
+        return "not run yet"
+    if result["error"] is not None:
+        return str(result["error"])
+    assert isinstance(experiment, Experiment), "what cannot be imported has an error"
+    for arm in experiment.arms:
+        values = result["values"].get(arm, [])
+        if len(values) < result["config"]["seeds"]:
+            return f"{arm} was run for {len(values)} of {result['config']['seeds']} seeds"
+        if not all(math.isfinite(one.get(experiment.metric, math.nan)) for one in values):
+            return f"{arm} gave no finite {experiment.metric}"
+    return None
+
+
+def effect(experiment: Experiment, result: Mapping[str, Any]) -> Effect:
+    """What the result says about the method."""
+    baseline, method = (figures(result, arm, experiment.metric) for arm in (experiment.baseline, experiment.arm))
+    return Effect.of(baseline, method, better=experiment.better)
+
+
+def figures(result: Mapping[str, Any], arm: str, metric: str) -> list[float]:
+    """The figures of one arm, one a seed."""
+    return [one[metric] for one in result["values"][arm]]
 
 
 def experiment_names() -> list[str]:
