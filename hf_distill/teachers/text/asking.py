@@ -46,6 +46,10 @@ class Asking:
         self.pace = pace
         self.account = account
         self.scrub = scrub
+        # Whether the endpoint is known to work; a wrong address, for instance, fails each request in the same way.
+        self._works = teacher.works or any(answer.status == "answered" for answer in account.answers.values())
+        self._doubtful: set[str] = set()
+        self._held: list[tuple[TextRequest, Answer]] = []
 
     async def all(self, requests: Sequence[Sendable]) -> None:
         """Ask all requests, or those until something stops the account."""
@@ -55,6 +59,9 @@ class Asking:
         async with anyio.create_task_group() as tasks:
             for _ in range(min(self.teacher.concurrency, len(requests))):
                 tasks.start_soon(self._work, waiting)
+        if self._held and self.account.stop is None:
+            self.account.stop = self._never_worked()
+        self.teacher.works = self._works
 
     async def _work(self, waiting: Iterator[Sendable]) -> None:
         """Ask one request after another.
@@ -63,11 +70,36 @@ class Asking:
         """
         for request, body in waiting:
             try:
-                self.account.finish(request, await self._answer(request, body))
+                self._keep(request, await self._answer(request, body))
             except Exception as error:
                 self.account.stop = self.account.stop or error
             if self.account.stop is not None:
                 return
+
+    def _keep(self, request: TextRequest, answer: Answer) -> None:
+        """Finish `request`, unless it failed and nothing tells that the endpoint works: then that is waited for.
+
+        Raises:
+            TeacherUnavailable: several requests failed, and none succeeded.
+        """
+        if answer.status == "answered":
+            self._works = True
+        if self._works or request.id not in self._doubtful:
+            self.account.finish(request, answer)
+        else:
+            self._held.append((request, answer))
+            if len(self._held) >= max(3, self.teacher.concurrency):
+                raise self._never_worked()
+        if self._works:
+            for other in self._held:
+                self.account.finish(*other)
+            self._held.clear()
+
+    def _never_worked(self) -> TeacherUnavailable:
+        return TeacherUnavailable(
+            f"The teacher {self.teacher.model!r} answered none of {len(self._held)} requests, the last with: "
+            f"{self._held[-1][1].error}."
+        )
 
     async def _answer(self, request: TextRequest, body: dict[str, Any]) -> Answer:
         """The answer to one request, after as many attempts as it takes.
@@ -97,9 +129,11 @@ class Asking:
                         lost.append(failure.usage)
                         raise
         except AttemptFailed as failure:
-            if failure.unavailable:
+            if failure.blame == "endpoint":
                 raise TeacherUnavailable(f"The teacher {self.teacher.model!r} is unavailable: {problem}.") from None
             answer = Answer(None, failure.status, error=problem)
+            if failure.blame == "either":
+                self._doubtful.add(request.id)
         return replace(
             answer,
             text=None if answer.text is None else self.scrub(answer.text),
@@ -117,7 +151,7 @@ class Asking:
             if asked is None or asked <= longest:
                 raise
             text = f"{failure} and asks to wait {asked:.0f} s, but longest_wait is {longest:g}"
-            raise AttemptFailed(text, again=False, unavailable=True) from None
+            raise AttemptFailed(text, again=False, blame="endpoint") from None
 
     async def _post(self, body: dict[str, Any]) -> Reply:
         """Send one request and read the whole reply.
@@ -142,11 +176,11 @@ class Asking:
             problem = f"no whole answer within {self.teacher.answer_timeout:g} s"
             raise AttemptFailed(problem, status="timed_out") from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise AttemptFailed(f"no connection ({type(error).__name__})", unavailable=True) from None
+            raise AttemptFailed(f"no connection ({type(error).__name__})", blame="endpoint") from None
         except httpx.TimeoutException as error:
             raise AttemptFailed(f"the server fell silent ({type(error).__name__})", status="timed_out") from None
         except httpx.HTTPError as error:
-            raise AttemptFailed(f"the connection broke ({type(error).__name__})") from None
+            raise AttemptFailed(f"the connection broke ({type(error).__name__})", blame="either") from None
 
 
 def _total(usages: Sequence[Usage]) -> Usage:

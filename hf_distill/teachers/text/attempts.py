@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ...ledger import Usage
 from ...ledger.answers import Status
@@ -21,7 +21,7 @@ class AttemptFailed(Exception):
     Attributes:
         status: how the request ends if this was the last attempt.
         again: whether another attempt may succeed.
-        unavailable: whether it says something about the endpoint rather than about the request.
+        blame: whose fault it is, as far as that can be told: the "request"'s, the "endpoint"'s, or either's.
         retry_after: seconds that the endpoint asked to wait.
         usage: what the attempt took all the same.
     """
@@ -32,14 +32,14 @@ class AttemptFailed(Exception):
         *,
         status: Status = "failed",
         again: bool = True,
-        unavailable: bool = False,
+        blame: Literal["request", "endpoint", "either"] = "request",
         retry_after: float | None = None,
         usage: Usage = Usage(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(problem)
         self.status: Status = status
         self.again = again
-        self.unavailable = unavailable
+        self.blame = blame
         self.retry_after = retry_after
         self.usage = usage
 

@@ -49,6 +49,9 @@ class EndpointTeacher(TextTeacher):
         answer_timeout: seconds for the whole answer.
         retry_failed: ask again what failed or timed out in the ledger.
 
+    Attributes:
+        works: whether it ever answered; until then a failed request may be the server's fault, and is not recorded.
+
     Raises:
         ValueError: an option that makes no sense, or a key that is not there.
     """
@@ -114,6 +117,7 @@ class EndpointTeacher(TextTeacher):
         self.read_timeout = read_timeout
         self.answer_timeout = answer_timeout
         self.retry_failed = retry_failed
+        self.works = False
         read_key(api_key_env)
 
     def settings(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -193,14 +194,28 @@ class LocalTextTeacher(TextTeacher):
     def _answer(self, num_prompt_tokens: int, ids: list[int]) -> Answer:
         """The answer in what was generated, which goes on with padding where other rows were longer."""
         ends = [index for index, token in enumerate(ids) if token in self._ends()]
-        num_tokens = ends[0] + 1 if ends else len(ids)
-        text = str(self.tokenizer.decode(ids[:num_tokens], skip_special_tokens=True))
+        ids = ids[: ends[0] + 1] if ends else ids
+        text = self._decode(ids)
         stops = [position for stop in self.stop if (position := text.find(stop)) >= 0]
-        usage = Usage(num_prompt_tokens, num_tokens, cost=0.0)
-        text = text[: min(stops)] if stops else text
+        if stops:
+            text = text[: min(stops)]
+            ids = ids[: self._num_tokens_to_stop(ids)]
+        usage = Usage(num_prompt_tokens, len(ids), cost=0.0)
         if not text.strip():
             return Answer(None, "failed", usage, error="the answer is empty", finish_reason="stop")
         return Answer(text, usage=usage, finish_reason="stop" if ends or stops else "length")
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _num_tokens_to_stop(self, ids: list[int]) -> int:
+        """How many tokens it took to write the first stop text."""
+
+        def is_written(num_tokens: int) -> bool:
+            text = self._decode(ids[:num_tokens])
+            return any(stop in text for stop in self.stop)
+
+        return bisect.bisect_left(range(len(ids) + 1), True, key=is_written)
 
     def _ends(self) -> list[int]:
         ends = self.module.generation_config.eos_token_id

@@ -12,7 +12,7 @@ from .attempts import AttemptFailed, retry_after
 
 REFUSALS = ("content_filter", "content_policy_violation")
 OVERDUE = (408, 504)
-# Of one request, where the others may be well; any other status from 500 up says that the endpoint is not.
+# Perhaps of one request, where the others are well; any other status from 500 up says that the endpoint is not.
 BROKEN_REQUEST = (500,)
 LOCKED = (401, 402, 403, 404, 405)
 AGAIN = (409, 425)
@@ -39,7 +39,8 @@ def answer_of(reply: Reply) -> Answer:
         # Bytes, not text: JSON is UTF-8 by definition (RFC 8259, 8.1), and what is not must not be patched up.
         content = json.loads(reply.body)
     except (ValueError, RecursionError) as error:
-        raise AttemptFailed(f"the answer is not JSON in UTF-8 ({type(error).__name__}: {_short(error)})") from None
+        problem = f"the answer is not JSON in UTF-8 ({type(error).__name__}: {_short(error)})"
+        raise AttemptFailed(problem, blame="either") from None
     usage = _usage(content)
     choice = _first(content, "choices")
     message = _get(choice, "message")
@@ -51,9 +52,8 @@ def answer_of(reply: Reply) -> Answer:
         return Answer(None, "refused", usage, error=_short(reason or finish_reason), finish_reason=finish_reason)
     text = _get(message, "content") if message is not None else _get(choice, "text")
     if choice is None or not isinstance(text, (str, type(None))):
-        raise AttemptFailed(
-            f"the answer has another shape than an OpenAI endpoint's: {_short(reply.body)}", usage=usage
-        )
+        problem = f"the answer has another shape than an OpenAI endpoint's: {_short(reply.body)}"
+        raise AttemptFailed(problem, blame="either", usage=usage)
     if text is None or not text.strip():
         raise AttemptFailed(f"the answer is empty (finish reason {finish_reason or 'not given'})", usage=usage)
     # Half of a surrogate pair, which JSON can spell, is no text and cannot be tokenized.
@@ -75,15 +75,15 @@ def _refusal_or_failure(reply: Reply) -> Answer:
         return Answer(None, "refused", error=problem, finish_reason=str(code))
     if status == 429:
         again = code != "insufficient_quota"
-        raise AttemptFailed(problem, again=again, unavailable=True, retry_after=retry_after(reply.headers))
+        raise AttemptFailed(problem, again=again, blame="endpoint", retry_after=retry_after(reply.headers))
     if status in LOCKED or 300 <= status < 400:
-        raise AttemptFailed(problem, again=False, unavailable=True)
+        raise AttemptFailed(problem, again=False, blame="endpoint")
     if status in OVERDUE:
         raise AttemptFailed(problem, status="timed_out")
     if status in BROKEN_REQUEST or status in AGAIN:
-        raise AttemptFailed(problem)
+        raise AttemptFailed(problem, blame="either")
     if status >= 500:
-        raise AttemptFailed(problem, unavailable=True, retry_after=retry_after(reply.headers))
+        raise AttemptFailed(problem, blame="endpoint", retry_after=retry_after(reply.headers))
     raise AttemptFailed(problem, again=False)
 
 

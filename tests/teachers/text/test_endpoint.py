@@ -32,10 +32,7 @@ def test_answers_come_in_the_order_of_the_prompts_and_a_few_at_a_time(server, ma
     prompts = [f"p{index}" for index in range(12)]
     # The first are the slowest.
     for index, prompt in enumerate(prompts):
-        text = f"answer to {prompt}"
-        server.script[prompt] = deque(
-            [lambda handler, wait=0.06 - 0.005 * index, text=text: _later(handler, wait, text)]
-        )
+        server.script[prompt] = deque([later(0.06 - 0.005 * index, f"answer to {prompt}")])
     answers = make_teacher(concurrency=3).generate(prompts)
     assert [answer.text for answer in answers] == [f"answer to {prompt}" for prompt in prompts]
     assert server.most_busy == 3
@@ -189,6 +186,30 @@ def test_an_outage_is_not_recorded_as_the_answer_of_every_prompt(server, make_te
         with pytest.raises(TeacherUnavailable, match="503"):
             teacher.generate([f"p{index}" for index in range(20)])
         assert ledger.summary().answers == {"unanswered": 8}
+
+
+@pytest.mark.parametrize("name", ["a web page", "another shape", "500", "dropped"])
+def test_a_wrong_address_is_not_recorded_as_the_answer_of_every_prompt(name, server, make_teacher, steps, tmp_path):
+    server.always = deque([SOON[name](steps)] * 100)
+    with Ledger(tmp_path) as ledger:
+        teacher = make_teacher(concurrency=2)
+        teacher.attach(ledger=ledger)
+        with pytest.raises(TeacherUnavailable, match="answered none of 3 requests, the last with: the "):
+            teacher.generate([f"p{index}" for index in range(20)])
+        assert ledger.summary().answers == {"unanswered": len(server.asked)}
+        server.always.clear()
+        assert {answer.status for answer in teacher.generate([f"p{index}" for index in range(20)])} == {"answered"}
+        assert teacher.works
+
+
+def test_a_failure_before_the_first_answer_is_recorded_once_there_is_one(server, make_teacher, steps, tmp_path):
+    server.script["bad"] = deque([steps.status(500)] * 3)
+    with Ledger(tmp_path) as ledger:
+        teacher = make_teacher(concurrency=1)
+        teacher.attach(ledger=ledger)
+        bad, good = teacher.generate(["bad", "good"])
+        assert (bad.status, good.status) == ("failed", "answered")
+        assert ledger.unanswered() == []
 
 
 def test_a_server_that_is_not_there_is_said_to_be_unavailable(make_teacher, server):
