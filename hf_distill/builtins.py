@@ -67,6 +67,8 @@ def register_metrics(register: Register) -> None:
 def register_commands(register: RegisterCommand) -> None:
     """The sub-commands of ``hf-distill``."""
     register("train", "hf_distill.cli.train:train", help="Distil as a YAML file says.")
+    register("capture", "hf_distill.cli.capture_command:capture", help="Keep what a teacher says of a training's data.")
+    register("cache", "hf_distill.cli.cache_command:cache", help="Look into teacher caches: info, verify, compare.")
     register("demo", "hf_distill.cli.demo:demo", help="Distil a tiny model on this machine, from start to report.")
     register("ledger", "hf_distill.cli.ledger_command:ledger", help="Show what a teacher was asked and what that cost.")
     register("plugins", "hf_distill.cli.plugins_command:plugins", help="List plugins and what they add.")

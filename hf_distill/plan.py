@@ -114,11 +114,19 @@ class Plan:
         options = dict(spec)
         if "builder" not in options:
             raise ValueError(f"student is {spec!r}; expected a folder or hub name, or {{builder: ..., ...options}}.")
-        source = next((teacher.model for teacher in self.teachers.values() if teacher.model is not None), None)
+        source = next(filter(None, (teacher.weights() for teacher in self.teachers.values())), None)
         if source is None:
             raise ValueError("A student is built from a teacher's model, but no teacher with a model is given.")
         assert isinstance(source, PreTrainedModel), "builders take models of transformers"
-        return build_student(source, plugins=self.plugins, **options).model
+        try:
+            return build_student(source, plugins=self.plugins, **options).model
+        except RuntimeError as error:
+            if source.device.type != "meta":
+                raise
+            raise ValueError(
+                f"The builder {options['builder']!r} takes the teacher's weights, and a cache has none. Give the cache "
+                "a source, or name a student that is built already (student: path)."
+            ) from error
 
     def fit(self, student: nn.Module, tokenizer: PreTrainedTokenizerBase | None, *, whole_logits: bool) -> None:
         """Make the losses for this student: check them, create what they own, and attach that to the student.

@@ -6,7 +6,7 @@ A *row* is one categorical prediction: a token of a sequence, or an example of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -157,6 +157,18 @@ class Batch:
     row_labels: Tensor | None
     row_mask: Tensor
     token_mask: Tensor
+
+    def take(self, rows: Sequence[int]) -> Batch:
+        """The batch of some of its examples, in the order given."""
+        size, index = len(self.row_mask), list(rows)
+
+        def own(value: Any) -> Any:
+            if isinstance(value, list):
+                return [value[i] for i in index]
+            return value[index] if isinstance(value, Tensor) and value.shape[:1] == (size,) else value
+
+        inputs, extras = ({k: own(v) for k, v in part.items()} for part in (self.inputs, self.extras))
+        return Batch(inputs, extras, *map(own, (self.labels, self.row_labels, self.row_mask, self.token_mask)))
 
     def by_row(self, name: str) -> Tensor:
         """The column `name` of `extras` for each row that counts, ``[n]``; an example's value for all of its rows.

@@ -100,9 +100,11 @@ def run(
     from .progress import TrainingProgress
 
     arguments, data_spec, tokenizer_name = parse(config, overrides)
+    if arguments.student is None:
+        raise ValueError("student is missing: a folder or hub name, or {builder: ...} to build one from the teacher.")
     console = console if arguments.should_log and console is not None else Console(quiet=not arguments.should_log)
     with arguments.main_process_first(desc="loading data"):
-        tokenizer = _tokenizer(arguments, tokenizer_name)
+        tokenizer = tokenizer_for(arguments, tokenizer_name)
         data = load_packed_text(data_spec, tokenizer)
     if describe:
         console.print(_describe(data), highlight=False, soft_wrap=True)
@@ -167,16 +169,17 @@ def parse(
     named = {part.split("=")[0].replace("-", "_") for part in overrides}
     if "output_dir" not in config and "__output_dir" not in named:
         raise ValueError("output_dir is missing: where to save the student.")
-    if arguments.student is None:
-        raise ValueError("student is missing: a folder or hub name, or {builder: ...} to build one from the teacher.")
     return arguments, dict(data), rest.tokenizer
 
 
-def _tokenizer(arguments: DistillationArguments, name: str | None) -> PreTrainedTokenizerBase:
+def tokenizer_for(arguments: DistillationArguments, name: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer that was named, or the teacher's, or the student's."""
     from transformers import AutoTokenizer
 
     teacher = arguments.teacher[0] if isinstance(arguments.teacher, list) else arguments.teacher
+    if isinstance(teacher, Mapping) and teacher.get("kind") == "cache":
+        kept = Path(str(teacher.get("path"))) / "teacher"
+        teacher = str(kept) if (kept / "tokenizer_config.json").is_file() else teacher.get("source")
     source = name or (teacher.get("model") if isinstance(teacher, Mapping) else teacher)
     if source is None and isinstance(arguments.student, str):
         source = arguments.student

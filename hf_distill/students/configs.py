@@ -98,5 +98,6 @@ def new_model(teacher: PreTrainedModel, config: PretrainedConfig, *, seed: int |
         )
     if teacher.can_generate():
         student.generation_config = copy.deepcopy(teacher.generation_config)
-    placed: PreTrainedModel = student.to(teacher.device).eval()
+    device = "cpu" if teacher.device.type == "meta" else teacher.device  # a teacher known by its shape alone
+    placed: PreTrainedModel = student.to(device).eval()
     return placed

@@ -29,6 +29,10 @@ class Teacher(ABC):
     tokenizer: PreTrainedTokenizerBase | None = None
     vocab_size: int | None = None
 
+    def weights(self) -> nn.Module | None:
+        """The model that a student can be built from; by default its own."""
+        return self.model
+
     def prepare(self, accelerator: Accelerator) -> None:  # noqa: B027 - most teachers are where they are needed
         """Move to where the signals are needed; called once, when the trainer is built, on every process."""
 

@@ -10,6 +10,7 @@ everything must be there. Formats and guarantees: `hf_distill.teachers.cache`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ..signals import Batch, Rows, Signal, SparseRows
 from ..taps import num_blocks
 from .base import Teacher
 from .cache import CacheStore, CacheWriter, Manifest, MissingExample, TokenRows
+from .cache.codec import encode
 from .examples import CachedPlace, cut_examples, mask_of, next_tokens, put_back, take
 from .fingerprints import model_fingerprint, tokenizer_fingerprints
 from .keeping import Keep
@@ -91,6 +93,16 @@ class CacheTeacher(Teacher):
         self.name = f"{self.path} (cache)"
 
     # ---- What it is of ----
+
+    @property
+    def has_source(self) -> bool:
+        """Whether there is somebody to ask for what is missing."""
+        return self._source_spec is not None
+
+    @property
+    def store(self) -> CacheStore | None:
+        """What is on the disk, for reading; None where nothing is yet."""
+        return self._store
 
     def _begin(self) -> None:
         """Load the source, whose fingerprint a new cache needs."""
@@ -157,6 +169,10 @@ class CacheTeacher(Teacher):
 
     # ---- Teacher ----
 
+    def weights(self) -> nn.Module | None:
+        """The source's model, or where there is no source the model's shape, which is enough for a fresh student."""
+        return self._load_source().model if self.has_source else self.model
+
     def request(self, *, rows: bool, taps: Sequence[str]) -> None:
         """See `Teacher.request`.
 
@@ -217,8 +233,16 @@ class CacheTeacher(Teacher):
     def missing(self, batch: Batch) -> int:
         """How many examples of a batch are not there yet."""
         keys = {place.key for place in self._places(batch)}
-        reader = self._writer or self._store
-        return len(keys) - (int(reader.contains(list(keys)).sum()) if reader is not None else 0)
+        return len(keys) - int(self._known(list(keys)).sum())
+
+    def num_bytes_of(self, batch: Batch) -> int:
+        """What the examples of a batch would take, from asking the source and keeping nothing."""
+        rows, lengths, arrays = self._ask(batch, self._places(batch))
+        vocab_size = self.manifest.vocab_size
+        coded = b"" if rows is None or vocab_size is None else b"".join(encode(rows, lengths, vocab_size))
+        widths = {name: 2 if dtype.endswith("16") else 4 for name, dtype in self.manifest.arrays.items()}
+        size: int = sum(widths[name] * array.size for name, parts in arrays.items() for array in parts)
+        return len(coded) + size
 
     def close(self) -> None:
         """Write what waits to be written, and let other processes write."""
@@ -226,26 +250,38 @@ class CacheTeacher(Teacher):
             self._writer.close()
             self._writer, self._store = None, CacheStore(self.path)
 
-    def _fill(self, batch: Batch, places: Sequence[CachedPlace]) -> int:
+    def _known(self, keys: Sequence[bytes]) -> Any:
         reader = self._writer or self._store
-        known = reader.contains([p.key for p in places]) if reader is not None else np.zeros(len(places), dtype=bool)
+        return reader.contains(keys) if reader is not None else np.zeros(len(keys), dtype=bool)
+
+    def _fill(self, batch: Batch, places: Sequence[CachedPlace]) -> int:
+        known = self._known([place.key for place in places])
         if not _anywhere(not known.all(), batch.token_mask.device):
             return 0
-        source, writer = self._load_source(), self._open_writer()
+        writer = self._open_writer()
+        new = [place for place, there in zip(places, known, strict=True) if not there]
+        # Where this process has nothing new it still takes part: the source may be sharded over all of them.
+        wanted = sorted({place.row for place in new}) or [0]
+        moved = [replace(place, row=wanted.index(place.row)) for place in new]
+        rows, lengths, arrays = self._ask(batch.take(wanted), moved)
+        return writer.add([place.key for place in new], rows, None if rows is None else lengths, arrays) if new else 0
+
+    def _ask(
+        self, batch: Batch, places: Sequence[CachedPlace]
+    ) -> tuple[TokenRows | None, list[int], dict[str, list[Any]]]:
+        """What is to be kept of the source's answer: token rows with the lengths of examples, and arrays by name."""
+        source = self._load_source()
         source.request(rows=self.predictions, taps=self.kept_taps)
         signal = source.signal(batch)
-        new = [place for place, there in zip(places, known, strict=True) if not there]
         arrays = {self._canonical(name, self.model): signal.features[name] for name in self.kept_taps}
-        rows, lengths = None, None
+        rows = None
         if isinstance(signal.rows, Rows) and self.manifest.vocab_size is not None:
-            # Also where this process has nothing new: a sharded head is gathered on all of them.
-            mask, seed = mask_of(new, batch), int.from_bytes(new[0].key[:4], "big") if new else 0
+            mask, seed = mask_of(places, batch), int.from_bytes(places[0].key[:4], "big") if places else 0
             rows = self.keep(signal.rows.select(mask), next_tokens(batch)[mask], seed=seed)
-            lengths = [len(place.positions) for place in new]
         elif isinstance(signal.rows, Rows):
             arrays[_LOGITS] = signal.rows.tensor
-        stored = {name: [take(values, place) for place in new] for name, values in arrays.items()}
-        return writer.add([place.key for place in new], rows, lengths, stored) if new else 0
+        stored = {name: [take(values, place) for place in places] for name, values in arrays.items()}
+        return rows, [len(place.positions) for place in places], stored
 
     def _open_writer(self) -> CacheWriter:
         if self._writer is None:
