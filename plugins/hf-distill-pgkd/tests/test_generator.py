@@ -123,7 +123,8 @@ def test_two_prompts_of_one_round_differ(tmp_path):
 def test_hard_negatives_are_not_the_most_confident_errors_or_are_shown_twice():
     found = predictions(60)
     buckets = draw_buckets(found, random.Random(0), num_correct=16, num_incorrect=16, num_hard_negatives=16)
-    errors = [(c, r["text"]) for r, l, c in zip(ROWS, found.labels, found.confidences, strict=True) if l != r["label"]]
+    shown = zip(ROWS, found.labels, found.confidences, strict=True)
+    errors = [(confidence, row["text"]) for row, label, confidence in shown if label != row["label"]]
     assert [row["text"] for row in buckets.hard_negatives] == [text for _, text in sorted(errors, reverse=True)[:16]]
     assert buckets.hard_negatives[0] == {
         "text": "text number 59",
@@ -164,7 +165,7 @@ def test_long_texts_fill_the_prompt(tmp_path):
 def test_a_template_of_the_user_is_not_used_or_breaks_in_the_middle_of_a_run(tmp_path):
     path = tmp_path / "mine.jinja"
     path.write_text(
-        "Schreib {{ num_rows }} Texte zu {{ labels | join(', ') }}.{% for r in hard_negatives %}{{ r | json }}{% endfor %}"
+        "Schreib {{ num_rows }} Texte zu {{ labels | join(', ') }}.{% for r in correct[40:] %}{{ r }}{% endfor %}"
     )
     prompt = PGKDGenerator(template=str(path), num_rows=3).prompt(context(tmp_path, errors=predictions(0)))
     assert prompt == f"Schreib 3 Texte zu {', '.join(LABELS)}."
@@ -203,11 +204,11 @@ def test_options_out_of_range_are_silently_taken(option, value):
 
 
 def test_one_request_a_round_and_its_rows_know_where_they_are_from(tmp_path):
-    class Teacher:
-        asked = []
+    asked = []
 
+    class Teacher:
         def generate(self, prompts, *, seed, purpose):
-            self.asked.append((prompts, seed, purpose))
+            asked.append((prompts, seed, purpose))
             name = ledger.request(model="m", messages=prompts[0], seed=seed, purpose=purpose)
             answer = Answer('[{"text": "a b", "label": 3}, {"text": "c d", "label": "class 1"}]', request_id=name)
             ledger.answer(name, answer)
@@ -215,7 +216,7 @@ def test_one_request_a_round_and_its_rows_know_where_they_are_from(tmp_path):
 
     with Ledger(tmp_path) as ledger:
         rows = PGKDGenerator().propose(context(tmp_path, teacher=Teacher(), ledger=ledger, index=4))
-        ((prompts, seed, purpose),) = Teacher.asked
+        ((prompts, seed, purpose),) = asked
         assert (len(prompts), seed, purpose) == (1, 4, "round 4")
         assert [(row.index, row.fields["label"]) for row in rows] == [(0, 3), (1, "class 1")]
         assert {row.request_id for row in rows} == {ledger.request_id("m", prompts[0], 4, {})}

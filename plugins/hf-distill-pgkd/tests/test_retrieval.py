@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -48,9 +49,8 @@ def test_the_same_request_is_answered_in_two_ways():
 
 
 def test_a_class_without_validation_texts_is_never_asked_for():
-    unseen = REPORT.replace(
-        "dog: precision 0.10, recall 0.10, f1 0.10, support 5", "dog: precision 0.00, recall 0.00, f1 0.00, support 0"
-    ).replace("f1 1.00", "f1 0.50")
+    unseen = re.sub(r"^dog: .*$", "dog: precision 0.00, recall 0.00, f1 0.00, support 0", REPORT, flags=re.MULTILINE)
+    unseen = unseen.replace("f1 1.00", "f1 0.50")
     found = Counter(row["label"] for seed in range(20) for row in pick(unseen, seed))
     assert 0.4 < found["cat"] / found.total() < 0.6
 

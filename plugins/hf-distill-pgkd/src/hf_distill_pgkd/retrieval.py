@@ -65,7 +65,7 @@ class RetrievalTeacher(TextTeacher):
         found = re.search(r"^Generate (\d+) new training samples", prompt, re.MULTILINE)
         if found is None:
             raise ValueError(
-                "The retrieval teacher reads no other prompt than that of the plugin pgkd; set no template."
+                "The retrieval teacher reads no other prompt than that of pgkd; leave its template as it is."
             )
         parts = _SECTION.split(prompt)
         sections = dict(zip(parts[1::2], parts[2::2], strict=True))
