@@ -93,11 +93,11 @@ def test_a_teacher_that_writes_text_cannot_guide_a_training(spec):
 def test_kinds_of_teachers_of_one_name_are_told_apart():
     plugins = Plugins()
     assert plugins.teachers.get("local").target != plugins.text_teachers.get("local").target
+
+    class Wrong:
+        @hf_distill.hookimpl
+        def register_teachers(self, register):
+            register("a", print, kind="txt")
+
     with pytest.raises(hf_distill.PluginError, match='\'txt\'; expected "signal" or "text"'):
-
-        class Wrong:
-            @hf_distill.hookimpl
-            def register_teachers(self, register):
-                register("a", print, kind="txt")
-
         Plugins([Wrong()])
