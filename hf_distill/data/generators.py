@@ -113,7 +113,7 @@ class RoundContext:
             Exception: what the teacher raises where nobody may or can be asked any more; to be left to the driver.
         """
         if self.teacher is None:
-            raise ValueError("This generator asks a text teacher, but the run has none; set text_teacher.")
+            raise ValueError("This generator asks a text teacher, but the run has none; give it one.")
         answer = self._ask_once(prompt)
         try:
             return self._read(answer, num_rows)
