@@ -71,13 +71,18 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         os.environ[PLUGINS_VARIABLE] = options.plugins
     plugins = active_plugins()
     if options.help or options.command is None:
-        lines = [f"  {command.name:<20}  {command.help}".rstrip() for command in plugins.commands]
+        lines = [f"  {_hyphenated(command.name):<20}  {command.help}".rstrip() for command in plugins.commands]
         parser.epilog = "\n".join(["commands:", *lines, "", "hf-distill <command> --help says more about a command."])
         parser.print_help(sys.stdout if options.help else sys.stderr)
         return 0 if options.help else 2
-    command = plugins.commands.get(options.command)
+    command = plugins.commands.get(options.command.replace("-", "_"))
     status: int = command.resolve()(options.arguments)
     return status
+
+
+def _hyphenated(name: str) -> str:
+    """A component's name as one writes it on a command line."""
+    return name.replace("_", "-")
 
 
 def _print_error(message: str) -> None:
