@@ -49,6 +49,7 @@ class Size:
         steps: how long each student is trained.
         interval: steps between two moves of DDK's mixture.
         vocab_size: of the tokenizer.
+        kept: log-probabilities of the teacher that are kept for each token.
     """
 
     data: Mapping[str, Any] = field(
@@ -60,6 +61,7 @@ class Size:
     steps: int = 320
     interval: int = 40
     vocab_size: int = 4096
+    kept: int = 64
 
 
 def _llama(width: int, layers: int, heads: int) -> dict[str, Any]:
@@ -124,7 +126,8 @@ def arms(size: Size, teacher: Path, *, seed: int) -> dict[str, dict[str, Any]]:
         "eval_strategy": "steps",
         "eval_steps": size.interval,
         "logging_steps": max(size.interval // 4, 1),  # every change of the mixture is in the log
-        "teacher": str(teacher),
+        # What the teacher says is kept: the second student that reads a text, or the second demo, does not ask again.
+        "teacher": {"kind": "cache", "path": f"{teacher}-answers", "source": str(teacher), "k": size.kept},
         "student": {"builder": "fresh", "seed": seed, **size.student},
         "data": dict(size.data),
     }
