@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from .pooled import PooledLoss, masked_mean, pairs_of
@@ -58,4 +59,7 @@ def gaussian_kernel(vectors: Tensor, gamma: float, order: int) -> Tensor:
     """The expanded kernel between the directions of ``[B, H]``, ``[B, B]``."""
     directions = nn.functional.normalize(vectors, dim=1)
     exponents = 2 * gamma * (directions @ directions.T)
-    return math.exp(-2 * gamma) * sum(exponents**power / math.factorial(power) for power in range(order + 1))
+    kernel = torch.ones_like(exponents)
+    for power in range(1, order + 1):
+        kernel = kernel + exponents**power / math.factorial(power)
+    return math.exp(-2 * gamma) * kernel

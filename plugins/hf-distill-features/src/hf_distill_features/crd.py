@@ -76,7 +76,7 @@ class CRD(PooledLoss):
             )
         self.column, self.columns = column, (column,)
         self.num_examples, self.width = num_examples, width
-        self.options = {
+        self.options: dict[str, Any] = {
             "num_negatives": num_negatives,
             "temperature": contrast_temperature,
             "momentum": momentum,
@@ -89,6 +89,7 @@ class CRD(PooledLoss):
             ValueError: there is no teacher model, or the layers do not exist.
         """
         super().setup(student, teacher, tokenizer)
+        assert teacher is not None  # checked above
         self.student_map = Linear(hidden_width(student, self.stack or ""), self.width)
         self.teacher_map = Linear(hidden_width(teacher, self.stack or ""), self.width)
         self.memory = ContrastMemory(self.num_examples, self.width, **self.options)

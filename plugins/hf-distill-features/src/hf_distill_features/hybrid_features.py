@@ -53,6 +53,7 @@ class HybridFeatures(HybridLoss):
             ValueError: there is no teacher model, or the layers do not exist.
         """
         super().setup(student, teacher, tokenizer)
+        assert teacher is not None  # checked above
         ours, theirs = (hidden_width(model, self.stack or "") for model in (student, teacher))
         self.maps = nn.ModuleList(
             nn.Identity() if ours == theirs else Linear(ours, theirs, bias=False) for _ in self.pairs

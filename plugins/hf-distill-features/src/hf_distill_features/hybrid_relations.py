@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .hybrid import HybridLoss
@@ -67,7 +68,7 @@ class HybridRelations(HybridLoss):
         """Weighted KL of each token."""
         weights = self.weights(pair, student[-1], mask)
         num_heads = self.num_relation_heads or student[0].shape[1]
-        divergence = 0
+        divergence = torch.zeros_like(weights)
         for first, second in self.relations:
             log_q, log_p = (
                 relation_log_probs(
@@ -104,4 +105,5 @@ def relation_log_probs(first: Tensor, second: Tensor, kept: Tensor, num_relation
         )
     left, right = (part.unflatten(-1, (num_relation_heads, -1)).transpose(1, 2) for part in joined)
     products = left @ right.transpose(-1, -2) / (width / num_relation_heads) ** 0.5
-    return products.masked_fill(~kept[:, None, None, :], _MASKED).log_softmax(-1)
+    log_probs: Tensor = products.masked_fill(~kept[:, None, None, :], _MASKED).log_softmax(-1)
+    return log_probs

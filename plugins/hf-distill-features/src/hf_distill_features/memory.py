@@ -24,6 +24,10 @@ class ContrastMemory(nn.Module):
         momentum: share of the old vector that stays.
     """
 
+    student: Tensor
+    teacher: Tensor
+    normalizers: Tensor
+
     def __init__(
         self, num_examples: int, width: int, *, num_negatives: int, temperature: float, momentum: float
     ) -> None:

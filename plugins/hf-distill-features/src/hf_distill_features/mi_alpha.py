@@ -73,14 +73,14 @@ class MIAlpha(PooledLoss):
             ValueError: there is no teacher model, or the layers do not exist.
         """
         super().setup(student, teacher, tokenizer)
+        assert teacher is not None  # checked above
         widths = hidden_width(student, self.stack or ""), hidden_width(teacher, self.stack or "")
         self.student_maps = nn.ModuleList(Linear(widths[0], self.critic_width) for _ in self.pairs)
         self.teacher_maps = nn.ModuleList(Linear(widths[1], self.critic_width) for _ in self.pairs)
         if self.baseline == "learned":
             self.baselines = nn.ModuleList(Linear(widths[1], 1) for _ in self.pairs)
-            for linear in self.baselines:
-                nn.init.zeros_(linear.weight)
-                nn.init.ones_(linear.bias)
+            for parameter in self.baselines.parameters():  # starts as the constant one
+                nn.init.constant_(parameter, float(parameter.dim() == 1))
 
     def relation(self, pair: int, student: Tensor, teacher: Tensor, present: Tensor) -> Tensor:
         """Minus the bound."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Rows, Signal, hidden_width, num_blocks
+from hf_distill import Batch, BatchLoss, Signal, hidden_width, num_blocks
 
 from .linear import Linear
 from .pooled import pool
@@ -107,7 +107,7 @@ class OFAKD(BatchLoss):
         if batch.row_labels is None:
             raise ValueError("ofa_kd boosts the target class, but the batch has no labels. Add them.")
         present = batch.row_mask
-        logits, teacher_logits = _example_logits(student.rows), _example_logits(teacher.rows)
+        logits, teacher_logits = _example_logits(student), _example_logits(teacher)
         labels = batch.row_labels.argmax(-1) if batch.row_labels.dim() == 2 else batch.row_labels
         labels = torch.where(present, labels, 0)
         with torch.autocast(present.device.type, enabled=False):
@@ -158,9 +158,9 @@ def _num_classes(model: nn.Module, whose: str) -> int:
     return int(config.num_labels)
 
 
-def _example_logits(rows: Rows | None) -> Tensor:
-    logits = getattr(rows, "logits", None)
-    if logits is None or logits.dim() != 2:
-        found = type(rows).__name__ if logits is None else f"logits of shape {tuple(logits.shape)}"
+def _example_logits(signal: Signal) -> Tensor:
+    logits = getattr(signal.rows, "logits", None)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        found = type(signal.rows).__name__ if logits is None else f"logits of shape {tuple(logits.shape)}"
         raise ValueError(f"ofa_kd takes logits [B, C], one row an example and all classes, but a model gave {found}.")
     return logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +48,14 @@ class VID(FeatureLoss):
         self.initial_variance = initial_variance
         self.regressors = nn.ModuleList()
 
-    def setup(self, student: nn.Module, teacher: nn.Module | None, tokenizer: object) -> None:
+    def setup(self, student: nn.Module, teacher: nn.Module | None, tokenizer: Any) -> None:
         """Find the layers and make what predicts them.
 
         Raises:
             ValueError: there is no teacher model, or the layers do not exist.
         """
         super().setup(student, teacher, tokenizer)
+        assert teacher is not None  # checked above
         widths = hidden_width(student, self.stack or ""), hidden_width(teacher, self.stack or "")
         self.regressors = nn.ModuleList(Gaussian(*widths, self.initial_variance) for _ in self.pairs)
 
