@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .data.on_policy import OnPolicy as OnPolicy
     from .data.selectors import Probe as Probe
     from .data.selectors import Selector as Selector
+    from .drivers.capture import capture as capture
     from .drivers.classification import TextClassification as TextClassification
     from .drivers.rounds import RoundsDriver as RoundsDriver
     from .ledger import Answer as Answer
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .students import load_student as load_student
     from .students import transform as transform
     from .teachers.base import Teacher as Teacher
+    from .teachers.cached import CacheTeacher as CacheTeacher
     from .teachers.local import LocalTeacher as LocalTeacher
     from .teachers.text.base import TeacherUnavailable as TeacherUnavailable
     from .teachers.text.base import TextAccount as TextAccount
@@ -76,6 +78,7 @@ _MODULES = {
     ".data.mixture": ["MixtureSelector"],
     ".data.on_policy": ["BatchGenerator", "LoopModels", "OnPolicy"],
     ".data.selectors": ["Probe", "Selector"],
+    ".drivers.capture": ["capture"],
     ".drivers.classification": ["TextClassification"],
     ".drivers.rounds": ["RoundsDriver"],
     ".ledger": ["Answer", "Ledger", "Usage"],
@@ -88,6 +91,7 @@ _MODULES = {
     ".signals": ["Batch", "Clock", "Rows", "Signal", "SparseRows"],
     ".students": ["Source", "StudentBuild", "build_student", "load_student", "transform"],
     ".teachers.base": ["Teacher"],
+    ".teachers.cached": ["CacheTeacher"],
     ".teachers.local": ["LocalTeacher"],
     ".teachers.text.base": ["TeacherUnavailable", "TextAccount", "TextRequest", "TextTeacher"],
     ".teachers.text.budget": ["Budget", "BudgetExhausted"],
@@ -105,6 +109,7 @@ __all__ = [
     "BatchLoss",
     "Budget",
     "BudgetExhausted",
+    "CacheTeacher",
     "ClassReport",
     "Clock",
     "DistillationArguments",
@@ -140,6 +145,7 @@ __all__ = [
     "TextTeacher",
     "Usage",
     "build_student",
+    "capture",
     "forward_kl",
     "hidden_width",
     "hookimpl",

@@ -48,8 +48,23 @@ def test_the_script_distils_text_of_the_python_installation(folder, tmp_path):
     assert "eval_perplexity" in output
 
 
-def test_the_script_is_short_enough_to_be_copied():
-    assert len((EXAMPLES / "causal_lm.py").read_text().splitlines()) < 100
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_the_script_is_short_enough_to_be_copied(path):
+    assert len(path.read_text().splitlines()) < 100
+
+
+def test_offline_training_needs_the_teacher(folder, tmp_path):
+    """Both halves of examples/offline.py; the second in a folder from which no teacher can be reached."""
+    environment = {**os.environ, "HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(EXAMPLES / "offline.py")]
+    for half in (
+        ["capture", "--teacher", str(folder / "teacher"), "--cache", str(tmp_path / "kept"), "--k", "4"],
+        ["train", "--cache", str(tmp_path / "kept"), "--output_dir", str(tmp_path / "student"), "--max_steps", "2"],
+    ):
+        done = subprocess.run([*script, *half], capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "B a token" in done.stdout or "eval_forward_kl_loss" in done.stdout
+    AutoModelForCausalLM.from_pretrained(tmp_path / "student")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
