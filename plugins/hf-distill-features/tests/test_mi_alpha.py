@@ -7,6 +7,8 @@ import pytest
 import torch
 from hf_distill_features.mi_alpha import MIAlpha, interpolated_bound
 
+from hf_distill.testing import tiny_model
+
 
 def numpy_bound(scores, log_baseline, alpha):
     """Joint and marginal term from their definitions, by loops over who is left out."""
@@ -75,6 +77,13 @@ def test_examples_that_only_fill_up_the_batch_change_nothing_and_one_alone_gives
         value = interpolated_bound(scores, log_baseline, 0.5, alone)
         assert value.item() == 0
         assert not torch.autograd.grad(value, scores)[0].any()
+
+
+def test_the_bound_without_a_baseline_owns_no_parameters_for_one():
+    for alpha, parameters in ((1, 4), (0.5, 6)):
+        loss = MIAlpha(alpha=alpha)
+        loss.setup(tiny_model("llama"), tiny_model("llama"), None)
+        assert len(list(loss.parameters())) == parameters
 
 
 @pytest.mark.parametrize("options", [{"alpha": 1.5}, {"baseline": "none"}, {"pooling": "flatten"}])

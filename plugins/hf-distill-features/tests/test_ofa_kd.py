@@ -91,7 +91,10 @@ def test_a_convolution_branches_from_the_modules_that_are_named():
     ("options", "message"),
     [
         ({"taps": ["module:a"]}, "a width for each tap"),
+        ({"taps": ["module:a"], "widths": [7], "exits": 2}, "give one of them"),
         ({"exits": 0}, "exits is 0"),
+        ({"exits": [4]}, "the blocks 0 to 3"),
+        ({"exits": []}, "the blocks 0 to 3"),
         ({"exponent": [1.0, 2.0]}, "exponent has 2 entries; expected one, or 5"),
         ({"pooling": "flatten"}, "pooling is 'flatten'"),
     ],

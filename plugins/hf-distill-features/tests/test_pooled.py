@@ -71,7 +71,16 @@ def test_named_features_stand_in_for_layers_of_models_that_have_none_in_common()
         loss.setup(tiny_model("vit"), None, None)
 
 
-@pytest.mark.parametrize("options", [{"pooling": "max"}, {"taps": "hidden.1"}, {"taps": ["hidden.1"]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pooling": "max"},
+        {"taps": "hidden.1"},
+        {"taps": ["hidden.1"]},
+        {"taps": ["hidden.1", "query.0"]},
+        {"taps": ["hidden.1", "module:a"], "layers": "top"},
+    ],
+)
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         RKDDistance(**options)

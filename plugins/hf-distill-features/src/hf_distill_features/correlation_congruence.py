@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .pooled import PooledLoss, masked_mean, pairs_of
+from .pooled import LAST, PooledLoss, masked_mean, pairs_of
 
 
 class CorrelationCongruence(PooledLoss):
@@ -38,7 +38,7 @@ class CorrelationCongruence(PooledLoss):
         *,
         gamma: float = 0.4,
         order: int = 2,
-        layers: str | Sequence[Sequence[int]] = ((-1, -1),),
+        layers: str | Sequence[Sequence[int]] = LAST,
         taps: Sequence[str] | None = None,
         pooling: str = "mean",
         stack: str | None = None,

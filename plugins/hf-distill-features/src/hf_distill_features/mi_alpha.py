@@ -77,7 +77,7 @@ class MIAlpha(PooledLoss):
         widths = hidden_width(student, self.stack or ""), hidden_width(teacher, self.stack or "")
         self.student_maps = nn.ModuleList(Linear(widths[0], self.critic_width) for _ in self.pairs)
         self.teacher_maps = nn.ModuleList(Linear(widths[1], self.critic_width) for _ in self.pairs)
-        if self.baseline == "learned":
+        if self.baseline == "learned" and self.alpha < 1:  # DDP refuses parameters that nothing reads
             self.baselines = nn.ModuleList(Linear(widths[1], 1) for _ in self.pairs)
             for parameter in self.baselines.parameters():  # starts as the constant one
                 nn.init.constant_(parameter, float(parameter.dim() == 1))

@@ -64,6 +64,8 @@ class OFAKD(BatchLoss):
         super().__init__()
         if (taps is None) != (widths is None) or len(taps or ()) != len(widths or ()):
             raise ValueError(f"taps is {taps!r} and widths {widths!r}; expected a width for each tap.")
+        if taps is not None and exits != 4:
+            raise ValueError(f"taps says where the branches are, and so does exits ({exits!r}); give one of them.")
         if pooling not in ("mean", "first", "last"):
             raise ValueError(f'pooling is {pooling!r}; expected "mean", "first" or "last".')
         self.exponent, self.exits, self.taps, self.widths = exponent, exits, taps, widths
@@ -87,6 +89,8 @@ class OFAKD(BatchLoss):
         else:
             depth = num_blocks(student)
             exits = exit_blocks(depth, self.exits) if isinstance(self.exits, int) else list(self.exits)
+            if not exits or not all(-depth <= block < depth for block in exits):
+                raise ValueError(f"exits is {self.exits}; the student has the blocks 0 to {depth - 1}.")
             self.student_taps = tuple(f"hidden.{block % depth + 1}" for block in exits)
             widths = [hidden_width(student)] * len(exits)
         given = [self.exponent] if isinstance(self.exponent, (int, float)) else list(self.exponent)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hf_distill import Batch, FeatureLoss, Signal
 
+LAST = ((-1, -1),)
 POOLINGS = ("mean", "first", "last", "flatten")
 
 
@@ -43,7 +44,7 @@ class PooledLoss(FeatureLoss):
     def __init__(
         self,
         *,
-        layers: str | Sequence[Sequence[int]] = ((-1, -1),),
+        layers: str | Sequence[Sequence[int]] = LAST,
         taps: Sequence[str] | None = None,
         pooling: str = "mean",
         stack: str | None = None,
@@ -53,6 +54,12 @@ class PooledLoss(FeatureLoss):
             raise ValueError(f"pooling is {pooling!r}; expected one of {', '.join(POOLINGS)}.")
         if taps is not None and (isinstance(taps, str) or len(taps) != 2):
             raise ValueError(f"taps is {taps!r}; expected two names, [the student's, the teacher's].")
+        if taps is not None and not all(name.startswith("module:") or "hidden." in name for name in taps):
+            raise ValueError(
+                f'taps is {taps!r}; expected "hidden.<i>" or "module:<path>" for each model.'
+            )
+        if taps is not None and layers != LAST:
+            raise ValueError(f"taps says what is compared, and so does layers ({layers!r}); give one of them.")
         self.taps = taps
         self.pooling = pooling
 
