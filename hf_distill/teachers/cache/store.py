@@ -121,8 +121,8 @@ class CacheStore:
 
     @property
     def num_bytes(self) -> int:
-        """What the store takes on the disk, everything included."""
-        return sum(file.stat().st_size for file in self.path.iterdir())
+        """What the files of the store take on the disk: shards, journals, manifest and order, but no folders beside."""
+        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
 
     def read(self, keys: Keys, *, waiting: Mapping[bytes, Example] | None = None) -> CachedExamples:
         """What is stored under the keys.

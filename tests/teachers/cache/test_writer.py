@@ -31,6 +31,16 @@ def test_an_example_is_stored_twice(store_path, manifest, make_rows, make_key):
     )
 
 
+def test_what_waits_is_read_otherwise_than_what_is_stored(store_path, manifest, make_rows, make_key, assert_same):
+    with CacheWriter(store_path, manifest) as writer:
+        writer.add([make_key(8)], make_rows(3, seed=8), [3])
+        found = writer.read([make_key(8), make_key(3)])
+        assert found.lengths.tolist() == [3, 5]
+        assert_same(found.rows[:3], make_rows(3, seed=8))
+        writer.flush()
+        assert_same(writer.read([make_key(8), make_key(3)]).rows, found.rows, bound=0)
+
+
 def test_shards_are_not_cut_by_size_or_by_time(tmp_path, manifest, make_rows, make_key):
     with CacheWriter(tmp_path, manifest, shard_bytes=1000, shard_seconds=0.2) as writer:
         for i in range(40):
