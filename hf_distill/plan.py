@@ -119,7 +119,8 @@ class Plan:
             raise ValueError("A student is built from a teacher's model, but no teacher with a model is given.")
         assert isinstance(source, PreTrainedModel), "builders take models of transformers"
         try:
-            return build_student(source, plugins=self.plugins, **options).model
+            student = build_student(source, plugins=self.plugins, **options).model
+            return student.float() if student.dtype == torch.float16 else student  # float16 is for teachers
         except RuntimeError as error:
             if source.device.type != "meta":
                 raise
@@ -141,6 +142,11 @@ class Plan:
         """
         if not self.distils:
             return
+        if any(p.dtype == torch.float16 and p.requires_grad for p in student.parameters()):
+            raise ValueError(
+                "The student's weights are float16, in which small updates vanish and losses become NaN. Load it with "
+                'dtype="float32", and pass fp16=True (or bf16=True) for mixed precision.'
+            )
         for name, teacher in self.teachers.items():
             _refuse_shared_parameters(student, teacher.model, name)
         specs = default_losses(student) if self.loss_specs is None else self.loss_specs
