@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -165,20 +166,18 @@ class TextTeacher(ABC):
         if isinstance(prompts, str):
             raise ValueError("prompts is one text; expected a list of prompts: [prompt].")
         requests: list[TextRequest] = []
-        seen: set[str] = set()
+        repetitions: Counter[str] = Counter()
         for prompt in prompts:
             _check_prompt(prompt)
-            repetition, one_seed = 0, seed
-            while True:
-                request = TextRequest("", prompt if isinstance(prompt, str) else list(prompt), one_seed)
-                request = replace(request, id=Ledger.request_id(**self.identity(request)))
-                if request.id not in seen:
-                    break
-                repetition += 1
-                one_seed = _derived_seed(seed, repetition)
-            seen.add(request.id)
-            requests.append(request)
+            request = self._request(prompt, seed)
+            repetition = repetitions[request.id]
+            repetitions[request.id] += 1
+            requests.append(self._request(prompt, _derived_seed(seed, repetition)) if repetition else request)
         return requests
+
+    def _request(self, prompt: Prompt, seed: int) -> TextRequest:
+        request = TextRequest("", prompt if isinstance(prompt, str) else list(prompt), seed)
+        return replace(request, id=Ledger.request_id(**self.identity(request)))
 
 
 def price(usage: Usage, *, prompt_price: float | None, completion_price: float | None) -> Usage:
