@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import DataCollatorForSeq2Seq
 
 from hf_distill import DistillationTrainer
@@ -18,6 +19,15 @@ from .distributed.launching import launch
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+# The README's trainings on a little of their data.
+LESS = [
+    "--max_steps",
+    "2",
+    "--data",
+    '{"texts": {"share": 0.1, "probe_fraction": 0.3}, "max_length": 64, "test_rows": 2, "probe_rows": 2}',
+]
 
 
 def blocks(language):
@@ -85,15 +95,19 @@ def test_smallest_plugin_does_not_work(install, folder):
 
 
 def test_configuration_file_does_not_run(folder):
-    (text,) = blocks("yaml")
-    Path("config.yaml").write_text(text)
-    words = [
-        "--max_steps",
-        "2",
-        "--data",
-        '{"texts": {"share": 0.1, "probe_fraction": 0.3}, "max_length": 64, "test_rows": 2, "probe_rows": 2}',
-    ]
-    assert main(["train", "config.yaml", *words]) == 0
+    Path("config.yaml").write_text(blocks("yaml")[0])
+    assert main(["train", "config.yaml", *LESS]) == 0
+    assert (folder / "out" / "model.safetensors").is_file()
+
+
+def test_teacher_that_is_not_there_is_needed(folder):
+    whole, teacher = map(yaml.safe_load, blocks("yaml")[:2])
+    Path("config.yaml").write_text(yaml.safe_dump({**whole, **teacher, "student": "path/to/student"}))
+    lines = [shlex.split(line, comments=True)[2:] for block in blocks("console") for line in block.splitlines()]
+    for command in (line for line in lines if line and line[0] in ("capture", "train", "cache")):
+        if command[0] == "train":
+            (folder / "path" / "to" / "teacher").rename(folder / "elsewhere")
+        assert main([*command, *(LESS if "config.yaml" in command else [])]) == 0
     assert (folder / "out" / "model.safetensors").is_file()
 
 
