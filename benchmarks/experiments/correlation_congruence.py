@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from .feature_losses import beside_labels
+from .feature_losses import beside_labels, classifier_arm
 
 EXPERIMENT = beside_labels(
     "congruence",
     # The weight of similarity-preserving KD, a mean square of matrices of the same size, too.
     [{"name": "correlation_congruence", "weight": 3000.0, "pooling": "first"}],
+    others={
+        "the same, a hundredth of the weight": classifier_arm(
+            {"name": "correlation_congruence", "weight": 30.0, "pooling": "first"}
+        )
+    },
     method="Correlation congruence",
     components=("loss correlation_congruence",),
     paper="Peng et al. 2019, arXiv:1904.01802",
