@@ -125,7 +125,7 @@ class Asking:
                     try:
                         answer = await self._attempt(request, body, problem)
                     except AttemptFailed as failure:
-                        problem = self.scrub(str(failure))
+                        problem = self._said(str(failure))
                         lost.append(failure.usage)
                         raise
         except AttemptFailed as failure:
@@ -137,7 +137,7 @@ class Asking:
         return replace(
             answer,
             text=None if answer.text is None else self.scrub(answer.text),
-            error=self.scrub(answer.error),
+            error=self._said(answer.error),
             usage=price(_total([answer.usage, *lost]), **self.teacher.prices),
         )
 
@@ -150,8 +150,13 @@ class Asking:
             asked, longest = failure.retry_after, self.teacher.longest_wait
             if asked is None or asked <= longest:
                 raise
-            text = f"{failure} and asks to wait {asked:.0f} s, but longest_wait is {longest:g}"
+            text = f"it asks to wait {asked:.0f} s, but longest_wait is {longest:g}: {failure}"
             raise AttemptFailed(text, again=False, blame="endpoint") from None
+
+    def _said(self, text: str) -> str:
+        """What went wrong, without the key, and then short: the other way round, half of a key might be left."""
+        text = self.scrub(text)
+        return text if len(text) <= 300 else f"{text[:300]}..."
 
     async def _post(self, body: dict[str, Any]) -> Reply:
         """Send one request and read the whole reply.

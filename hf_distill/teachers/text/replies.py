@@ -39,7 +39,7 @@ def answer_of(reply: Reply) -> Answer:
         # Bytes, not text: JSON is UTF-8 by definition (RFC 8259, 8.1), and what is not must not be patched up.
         content = json.loads(reply.body)
     except (ValueError, RecursionError) as error:
-        problem = f"the answer is not JSON in UTF-8 ({type(error).__name__}: {_short(error)})"
+        problem = f"the answer is not JSON in UTF-8 ({type(error).__name__}: {_line(error)})"
         raise AttemptFailed(problem, blame="either") from None
     usage = _usage(content)
     choice = _first(content, "choices")
@@ -49,10 +49,10 @@ def answer_of(reply: Reply) -> Answer:
     refusal = _get(message, "refusal")
     if finish_reason in REFUSALS or (isinstance(refusal, str) and refusal):
         reason = refusal if isinstance(refusal, str) else ""
-        return Answer(None, "refused", usage, error=_short(reason or finish_reason), finish_reason=finish_reason)
+        return Answer(None, "refused", usage, error=_line(reason or finish_reason), finish_reason=finish_reason)
     text = _get(message, "content") if message is not None else _get(choice, "text")
     if choice is None or not isinstance(text, (str, type(None))):
-        problem = f"the answer has another shape than an OpenAI endpoint's: {_short(reply.body)}"
+        problem = f"the answer has another shape than an OpenAI endpoint's: {_line(reply.body)}"
         raise AttemptFailed(problem, blame="either", usage=usage)
     if text is None or not text.strip():
         raise AttemptFailed(f"the answer is empty (finish reason {finish_reason or 'not given'})", usage=usage)
@@ -68,7 +68,7 @@ def _refusal_or_failure(reply: Reply) -> Answer:
         error = None
     code = _get(error, "code")
     message = _get(error, "message") or (error if isinstance(error, str) else None)
-    says = f": {_short(message)}" if isinstance(message, str) and message else ""
+    says = f": {_line(message)}" if isinstance(message, str) and message else ""
     problem = f"the endpoint answered {reply.status}{says}"
     status = reply.status
     if code in REFUSALS:
@@ -104,7 +104,7 @@ def _first(value: Any, name: str) -> Any:
     return items[0] if isinstance(items, list) and items and isinstance(items[0], dict) else None
 
 
-def _short(value: Any) -> str:
+def _line(value: Any) -> str:
+    """`value` on one line, and uncut: only once the key is taken out of it may it be."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    text = " ".join(text.encode("utf-8", "replace").decode().split())
-    return text if len(text) <= 300 else f"{text[:300]}..."
+    return " ".join(text.encode("utf-8", "replace").decode().split())

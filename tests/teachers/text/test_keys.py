@@ -76,6 +76,15 @@ def test_the_key_is_in_no_file_log_exception_or_report(
             assert secret not in text
 
 
+def test_a_key_where_a_long_message_is_cut_is_not_left_by_halves(server, make_teacher, steps):
+    for length in range(240, 310, 10):
+        body = json.dumps({"error": {"message": "x" * length + KEY + "y" * 300}}).encode()
+        server.script["p"] = deque([steps.status(400, body)])
+        [answer] = make_teacher(api_key_env="TEACHER_KEY").generate(["p"])
+        assert "xs" not in answer.error, "the key starts with an s"
+        assert len(answer.error) < 320
+
+
 @pytest.mark.parametrize("name", [KEY, "hf_AbCdEf", "sk-123", "teacher key", ""])
 def test_a_key_given_in_place_of_its_name_is_not_repeated(name):
     with pytest.raises(ValueError, match="not the NAME of an environment variable") as error:
