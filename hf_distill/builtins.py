@@ -72,3 +72,4 @@ def register_commands(register: RegisterCommand) -> None:
     register("demo", "hf_distill.cli.demo:demo", help="Distil a tiny model on this machine, from start to report.")
     register("ledger", "hf_distill.cli.ledger_command:ledger", help="Show what a teacher was asked and what that cost.")
     register("plugins", "hf_distill.cli.plugins_command:plugins", help="List plugins and what they add.")
+    register("new_plugin", "hf_distill.cli.new_plugin:new_plugin", help="Write a plugin package to start from.")
