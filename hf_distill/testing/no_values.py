@@ -1,7 +1,7 @@
 """Running a loss on tensors that have shapes and no values, so that whatever waits for a value is an error.
 
 Meta tensors raise on `.item()`, `.tolist()`, `.cpu()`, `.numpy()`, `if tensor:`, boolean masks as indices, `nonzero`,
-`unique` and all else that an accelerator would have to be waited for.
+`unique` and nearly all else that an accelerator would have to be waited for; not on writing to ``x[mask]``.
 """
 
 from __future__ import annotations

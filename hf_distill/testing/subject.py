@@ -77,7 +77,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """What the loss is called."""
+        """What the loss is called, in snake_case as registries want it: `TotalVariation` is "total_variation"."""
         if isinstance(self.component, str):
             return self.component
         own: str = getattr(self.component, "__name__", None) or type(self.component).__name__
