@@ -63,7 +63,7 @@ class DistillationArguments(TrainingArguments):
         metadata={"help": "Names of the plugins to use, or paths of Python files. Installed is not active."},
     )
     loss_memory_mb: int = field(
-        default=256,
+        default=240,
         metadata={
             "help": "Memory in MiB that losses on logits may take beside the head's gradient, whatever the batch."
         },

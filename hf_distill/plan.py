@@ -54,7 +54,7 @@ class Plan:
             return value if value is not None else getattr(args, name, None)
 
         self.seed = args.seed
-        self.memory = getattr(args, "loss_memory_mb", 256) * 2**20
+        self.memory = getattr(args, "loss_memory_mb", 240) * 2**20
         self.plugins = Plugins(chosen(plugins, "plugins") or ())
         self.teachers: dict[str, Teacher] = make_teachers(chosen(teacher, "teacher"), self.plugins)
         self.loss_specs = chosen(losses, "losses")

@@ -25,6 +25,8 @@ from ..processes import sum_over_processes
 from ..signals import Batch
 from ..teachers.cached import CacheTeacher
 
+_SAMPLE = 10_000
+
 Collator = Callable[[list[Any]], Mapping[str, Any]]
 
 
@@ -145,6 +147,8 @@ def _loader(
     teacher: CacheTeacher, dataset: Dataset, collator: Collator, batch_size: int, accelerator: Accelerator
 ) -> DataLoader[Any]:
     names = dataset.column_names
+    if "input_ids" in names and len(dataset):
+        teacher.order_by(dataset[: min(len(dataset), _SAMPLE)]["input_ids"])
     if teacher.model is not None:
         taken = accepted_inputs(teacher.model, dict.fromkeys([*names, "labels"]))
         dataset = dataset.select_columns([name for name in names if name in taken or name in ("labels", "label")])

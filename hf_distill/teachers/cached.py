@@ -27,7 +27,7 @@ from ..batches import accepted_inputs
 from ..signals import Batch, Rows, Signal, SparseRows
 from ..taps import num_blocks
 from .base import Teacher
-from .cache import CacheStore, CacheWriter, Manifest, MissingExample, TokenRows
+from .cache import CacheStore, CacheWriter, Manifest, MissingExample, TokenRows, by_frequency
 from .cache.codec import encode
 from .examples import CachedPlace, cut_examples, mask_of, next_tokens, put_back, take
 from .fingerprints import model_fingerprint, tokenizer_fingerprints
@@ -83,6 +83,7 @@ class CacheTeacher(Teacher):
         self._accelerator: Accelerator | None = None
         self._writer: CacheWriter | None = None
         self._store: CacheStore | None = None
+        self._order: Any = None
         self._rows, self._taps = False, tuple[str, ...]()
         if (self.path / "manifest.json").is_file():
             self._open(fingerprint)
@@ -226,6 +227,14 @@ class CacheTeacher(Teacher):
 
     # ---- Filling ----
 
+    def order_by(self, tokens: Sequence[Sequence[int]]) -> None:
+        """Make a cache that has not begun smaller, from a sample of the sequences that it will hold.
+
+        Ids of frequent tokens then take fewer bits; about a fifth of all bytes where the vocabulary is large.
+        """
+        if self._store is None and self._writer is None and (width := self.manifest.vocab_size) is not None:
+            self._order = by_frequency(np.bincount(np.concatenate(list(tokens)), minlength=width)[:width])
+
     def fill(self, batch: Batch) -> int:
         """Ask the source for the examples of a batch that are missing, on all processes; how many were new here."""
         return self._fill(batch, self._places(batch))
@@ -239,7 +248,8 @@ class CacheTeacher(Teacher):
         """What the examples of a batch would take, from asking the source and keeping nothing."""
         rows, lengths, arrays = self._ask(batch, self._places(batch))
         vocab_size = self.manifest.vocab_size
-        coded = b"" if rows is None or vocab_size is None else b"".join(encode(rows, lengths, vocab_size))
+        ranks = None if self._order is None else np.argsort(self._order)
+        coded = b"" if rows is None or vocab_size is None else b"".join(encode(rows, lengths, vocab_size, ranks))
         widths = {name: 2 if dtype.endswith("16") else 4 for name, dtype in self.manifest.arrays.items()}
         size: int = sum(widths[name] * array.size for name, parts in arrays.items() for array in parts)
         return len(coded) + size
@@ -290,7 +300,8 @@ class CacheTeacher(Teacher):
             session = [np.random.SeedSequence().entropy]
             if accelerator is not None and accelerator.num_processes > 1:
                 broadcast_object_list(session)
-            self._writer = CacheWriter(self.path, self.manifest, rank=rank, session=f"{session[0]:x}")
+            name = f"{session[0]:x}"
+            self._writer = CacheWriter(self.path, self.manifest, order=self._order, rank=rank, session=name)
             if rank == 0:
                 self._save_about()
         return self._writer
