@@ -10,10 +10,12 @@ Shape letters: n rows, H hidden width, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from operator import attrgetter
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from .tails import Operation, UnsupportedHead, record_tail
 
 __all__ = ["Captured", "Head", "UnsupportedHead"]
+
+_T = TypeVar("_T")
 
 
 class Captured:
@@ -154,6 +158,39 @@ def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
     from deepspeed.runtime.zero import GatheredParameters
 
     return GatheredParameters(list(missing.values()))  # type: ignore[no-any-return]
+
+
+def called_inside(modules: Sequence[nn.Module], function: Callable[[Tensor], _T]) -> Callable[[Tensor], _T]:
+    """`function` as if it were the forward pass of `modules`, where ZeRO-3 shards their parameters.
+
+    Its hooks then gather these again when the gradient comes back: one of a matrix has nowhere to go while the matrix
+    is an empty shard.
+    """
+    for module in modules:
+        for part in module.modules():
+            if any(hasattr(parameter, "ds_id") for parameter in part.parameters(recurse=False)):
+                function = functools.partial(_call_as, part, function)
+    return function
+
+
+def _call_as(module: nn.Module, function: Callable[[Tensor], _T], states: Tensor) -> _T:
+    own = module.__dict__.pop("forward", None)
+
+    def inside(states: Tensor) -> _T:
+        restore()  # what runs inside calls the module itself
+        return function(states)
+
+    def restore() -> None:
+        module.__dict__.pop("forward", None)
+        if own is not None:
+            module.forward = own
+
+    module.forward = inside
+    try:
+        result: _T = module(states)
+        return result
+    finally:
+        restore()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..heads import Head, gathered
+from ..heads import Head, called_inside, gathered
 from ..signals import Rows, SparseRows
 from .objective import LABELS, Objective, RowTerm
 from .projection import accumulator, make_projection, product_type
@@ -80,9 +80,13 @@ def row_losses(
         total, sums = _on_logits(objective, columns, parameters)
     else:
         run = _Run(objective, columns, memory, parameters=parameters, differentiate=torch.is_grad_enabled())
-        # The graph notes the shapes of its inputs: ZeRO-3's shards must be whole when the node is made, too.
-        with gathered([*head, *objective.owned]):
-            total, sums = _Chunked.apply(run, student.tensor, *parameters)  # type: ignore[no-untyped-call]
+
+        def node(states: Tensor) -> tuple[Tensor, Tensor]:
+            # The graph notes the shapes of its inputs: ZeRO-3's shards must be whole when the node is made, too.
+            with gathered([*head, *objective.owned]):
+                return _Chunked.apply(run, states, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+
+        total, sums = called_inside(objective.modules, node)(student.tensor)
     named = {term.name: value for term, value in zip(terms, sums.unbind(), strict=False)}
     if objective.observed is None:
         return RowResult(total, named)

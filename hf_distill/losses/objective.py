@@ -77,7 +77,8 @@ class Objective:
     Attributes:
         widths: how many leading columns of the logits each term reads.
         scales: ``[L]``, derivative of the total with respect to each term's sum.
-        owned: parameters of the losses.
+        modules: the losses that are modules.
+        owned: their parameters.
 
     Raises:
         ValueError: a loss reads a column that is not there, or vocabularies differ.
@@ -106,8 +107,8 @@ class Objective:
                 )
         like = at_least_float32(student.tensor.new_empty(0))
         self.scales = torch.stack([torch.as_tensor(term.scale, dtype=like.dtype, device=like.device) for term in terms])
-        modules = [term.function for term in terms if isinstance(term.function, nn.Module)]
-        self.owned = [parameter for module in modules for parameter in module.parameters()]
+        self.modules = [term.function for term in terms if isinstance(term.function, nn.Module)]
+        self.owned = [parameter for module in self.modules for parameter in module.parameters()]
 
     def width(self, name: str | None) -> int:
         """How many leading columns the terms read of the teacher `name`, or of the student (None)."""

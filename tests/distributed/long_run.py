@@ -22,7 +22,7 @@ class Drifting(RowLoss):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("steps", torch.zeros(()))
-        self.scale = torch.nn.Parameter(torch.ones(2))
+        self.scale = torch.nn.Parameter(torch.ones(2, 2))  # a matrix, which an empty shard is not shaped like
 
     def forward(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
         target = teacher_logits.softmax(-1)
