@@ -136,6 +136,13 @@ def test_what_does_not_pass_is_an_answer_with_its_status_and_the_others_go_on(
         assert ledger.summary().answers == {"answered": 2}
 
 
+def test_an_answer_without_end_is_given_up_by_its_size_before_its_time(server, make_teacher, steps, monkeypatch):
+    monkeypatch.setattr(asking, "LARGEST_REPLY", 300_000)
+    server.script["bad"] = deque([steps.endless] * 3)
+    bad = make_teacher(concurrency=2).generate(["good", "bad"])[1]
+    assert (bad.status, bad.error) == ("failed", "the answer does not end within 300000 bytes")
+
+
 @pytest.mark.parametrize("code", [400, 413, 422])
 def test_a_request_that_the_server_rejects_is_not_sent_again(code, server, make_teacher, steps):
     server.script["bad"] = deque([steps.status(code, b'{"error": {"message": "context too long"}}')])
