@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .drivers.capture import capture as capture
     from .drivers.classification import TextClassification as TextClassification
     from .drivers.rounds import RoundsDriver as RoundsDriver
+    from .drivers.stage_data import StageData as StageData
+    from .drivers.stages import StagesDriver as StagesDriver
     from .ledger import Answer as Answer
     from .ledger import Ledger as Ledger
     from .ledger import Usage as Usage
@@ -81,6 +83,8 @@ _MODULES = {
     ".drivers.capture": ["capture"],
     ".drivers.classification": ["TextClassification"],
     ".drivers.rounds": ["RoundsDriver"],
+    ".drivers.stage_data": ["StageData"],
+    ".drivers.stages": ["StagesDriver"],
     ".ledger": ["Answer", "Ledger", "Usage"],
     ".losses.base": ["BatchLoss", "RowLoss"],
     ".losses.divergences": ["forward_kl", "reverse_kl", "skewed_kl", "skewed_reverse_kl"],
@@ -136,6 +140,8 @@ __all__ = [
     "Signal",
     "Source",
     "SparseRows",
+    "StageData",
+    "StagesDriver",
     "StudentBuild",
     "Teacher",
     "TeacherUnavailable",

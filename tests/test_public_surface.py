@@ -49,6 +49,8 @@ PUBLIC_NAMES = [
     "Signal",
     "Source",
     "SparseRows",
+    "StageData",
+    "StagesDriver",
     "StudentBuild",
     "Teacher",
     "TeacherUnavailable",

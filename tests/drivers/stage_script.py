@@ -1,0 +1,125 @@
+"""Small runs in stages, for tests in this process, for those that kill one, and for two processes.
+
+python stage_script.py FOLDER killed      the same run, killed at several moments in turn, each time taken up again
+accelerate launch ... stage_script.py FOLDER processes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, TrainerCallback
+
+from hf_distill import StagesDriver
+from hf_distill.drivers.stage_data import StageData
+from hf_distill.drivers.stage_files import StageFiles
+from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
+
+MOMENTS = ("general:2", "general:saved", "general:ended", "task:1", "task:5", "task:saved", "again:3")
+COMMON = {
+    "per_device_train_batch_size": 4,
+    "max_steps": 6,
+    "learning_rate": "1e-2",  # as YAML reads 1e-2
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "logging_steps": 1,
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "dataloader_pin_memory": False,
+}
+
+
+def data(seed: int) -> StageData:
+    """Sequences to train on and others to evaluate on."""
+    collator = DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=-100)
+    return StageData(causal_lm_dataset(24, seed=seed), causal_lm_dataset(8, seed=seed + 1), collator=collator)
+
+
+def stages() -> list[dict]:
+    """A latent loss with a projection, which goes on beside another loss, and a generation after them."""
+    teacher = tiny_model("llama", seed=1, hidden_size=48)
+    return [
+        {"name": "general", "teacher": teacher, "losses": ["hidden_mse"], "data": data(0)},
+        {
+            **{"name": "task", "teacher": teacher, "losses": ["task", "hidden_mse", "forward_kl"], "data": data(2)},
+            "trainable": ["model.layers.1.*", "lm_head.*"],
+        },
+        {"name": "again", "teacher": {"stage": "previous"}, "student": {"stage": "initial"}, "data": data(2)},
+    ]
+
+
+class Kill(TrainerCallback):
+    """Ends the process in the middle of a training."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            end()
+
+
+def end() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_driver(folder: Path, *, kill: str = ":", specs=None, **options) -> StagesDriver:
+    """A run of three stages on tiny models."""
+    killed, _, moment = kill.partition(":")
+    options = {"student": tiny_model("llama"), "tokenizer": tiny_tokenizer(), **options}
+    driver = StagesDriver(
+        stages() if specs is None else specs,
+        output_dir=folder,
+        defaults={**COMMON, **options.pop("defaults", {})},
+        callbacks=lambda name: [Kill(int(moment))] if name == killed and moment.isdigit() else [],
+        **options,
+    )
+    finish = StageFiles.finish
+
+    def ended(self, partial, record):
+        if (record.name, moment) == (killed, "saved"):
+            end()
+        finish(self, partial, record)
+        if (record.name, moment) == (killed, "ended"):
+            end()
+
+    StageFiles.finish = ended if killed else finish
+    return driver
+
+
+def run_killed(folder: Path) -> None:
+    """Kill the run at each moment in turn; the last time let it end."""
+    for kill in (*MOMENTS, ":"):
+        child = os.fork()
+        if child == 0:
+            make_driver(folder, kill=kill).run()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert status == (0 if kill == ":" else signal.SIGKILL), f"{kill}: {status}"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    if sys.argv[2] == "killed":
+        run_killed(folder)
+        return
+    micro_batch = 4 // int(os.environ["WORLD_SIZE"])
+    result = make_driver(folder, defaults={"per_device_train_batch_size": micro_batch}).run()
+    state = AutoModelForCausalLM.from_pretrained(result.folder).state_dict()
+    seen = {
+        "metrics": [record.metrics for record in result.records],
+        "weights": sum(value.double().abs().sum().item() for value in state.values()),
+    }
+    folder.with_name(f"rank-{PartialState().process_index}.json").write_text(json.dumps(seen))
+    PartialState().destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
