@@ -26,7 +26,7 @@ from .projection import accumulator, make_projection, product_type
 
 __all__ = ["RowResult", "RowTerm", "row_losses", "row_values"]
 
-DEFAULT_MEMORY = 256 * 2**20
+DEFAULT_MEMORY = 240 * 2**20
 _COPIES = 12  # how many copies of its logits a loss may hold at a time
 _CACHE = 2**19  # bytes of one such copy that a core of a CPU works on
 
