@@ -110,7 +110,7 @@ def main() -> None:
     if sys.argv[2] == "killed":
         run_killed(folder)
         return
-    micro_batch = 4 // int(os.environ["WORLD_SIZE"])
+    micro_batch = 4 // int(os.environ.get("WORLD_SIZE", "1"))
     result = make_driver(folder, defaults={"per_device_train_batch_size": micro_batch}).run()
     state = AutoModelForCausalLM.from_pretrained(result.folder).state_dict()
     seen = {
