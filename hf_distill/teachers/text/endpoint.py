@@ -143,7 +143,10 @@ class EndpointTeacher(TextTeacher):
         pace = Pace(
             requests_per_minute=self.requests_per_minute, first_wait=self.first_wait, longest_wait=self.longest_wait
         )
-        async with httpx.AsyncClient(headers=headers, timeout=timeout) as client:
+        # A connection of its own for each request: one that is kept may be closed by the server just as the next
+        # request is sent on it, which then is lost and may have been paid for.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        async with httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits) as client:
             await Asking(self, client, pace, account, scrubber(key)).all(requests)
 
     def _body(self, request: TextRequest) -> dict[str, Any]:

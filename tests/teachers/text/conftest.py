@@ -108,6 +108,15 @@ class Steps:
         handler.connection.shutdown(socket.SHUT_RDWR)
 
     @staticmethod
+    def once_per_connection(handler):
+        """As servers do whose patience ends just as the next request is sent; a handler serves one connection."""
+        if hasattr(handler, "has_answered"):
+            Steps.drop(handler)
+        else:
+            handler.has_answered = True
+            handler.send(200, reply())
+
+    @staticmethod
     def drop_in_the_middle(handler):
         handler.send_response(200)
         handler.send_header("content-length", "1000")

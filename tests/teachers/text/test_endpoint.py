@@ -136,6 +136,12 @@ def test_what_does_not_pass_is_an_answer_with_its_status_and_the_others_go_on(
         assert ledger.summary().answers == {"answered": 2}
 
 
+def test_a_server_that_hangs_up_after_an_answer_does_not_lose_the_next_request(server, make_teacher, steps):
+    server.always = deque([steps.once_per_connection] * 20)
+    answers = make_teacher(concurrency=1, attempts=1).generate([f"p{index}" for index in range(20)])
+    assert [answer.status for answer in answers] == ["answered"] * 20
+
+
 def test_an_answer_without_end_is_given_up_by_its_size_before_its_time(server, make_teacher, steps, monkeypatch):
     monkeypatch.setattr(asking, "LARGEST_REPLY", 300_000)
     server.script["bad"] = deque([steps.endless] * 3)
