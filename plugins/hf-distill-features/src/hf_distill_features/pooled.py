@@ -55,9 +55,7 @@ class PooledLoss(FeatureLoss):
         if taps is not None and (isinstance(taps, str) or len(taps) != 2):
             raise ValueError(f"taps is {taps!r}; expected two names, [the student's, the teacher's].")
         if taps is not None and not all(name.startswith("module:") or "hidden." in name for name in taps):
-            raise ValueError(
-                f'taps is {taps!r}; expected "hidden.<i>" or "module:<path>" for each model.'
-            )
+            raise ValueError(f'taps is {taps!r}; expected "hidden.<i>" or "module:<path>" for each model.')
         if taps is not None and layers != LAST:
             raise ValueError(f"taps says what is compared, and so does layers ({layers!r}); give one of them.")
         self.taps = taps
