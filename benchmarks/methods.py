@@ -54,11 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = load(experiment_names())
     if unknown := sorted(set(args.only or ()) - known.keys()):
         parser.error(f"there is no experiment {unknown[0]!r}; there are {', '.join(known)}")
-    report = read(args.json)
     for name in known if args.only is None else args.only:
         console.rule(name)
-        report["experiments"][name] = run(known[name], args.seeds)
+        result = run(known[name], args.seeds)
+        report = read(args.json)  # only now: other experiments may have been run meanwhile
+        report["experiments"][name] = result
         write(report, known, args.json)
+    report = read(args.json)
     print(table(report, known))
     if args.write_docs:
         from methods_docs import render
