@@ -111,6 +111,23 @@ def test_teacher_that_is_not_there_is_needed(folder):
     assert (folder / "out" / "model.safetensors").is_file()
 
 
+def test_rounds_cannot_be_planned_from_a_table(folder, capsys, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "unsaid")
+    words = [f"{word}{n}" for word in ("card", "loan") for n in range(40)]
+    rows = [f"{word} {word[:4]} w{n % 9},{word[:4]}" for n, word in enumerate(words)]
+    Path("tickets.csv").write_text("\n".join(["text,label", *rows]))
+    tiny_model("bert_classifier").save_pretrained("path/to/encoder")  # of three classes, not two
+    tiny_tokenizer().save_pretrained("path/to/encoder")
+    small = {"training": {"num_train_epochs": 1, "use_cpu": True, "report_to": "none"}, "max_length": 16}
+    Path("tickets.yaml").write_text(yaml.safe_dump(yaml.safe_load(blocks("yaml")[2]) | small))
+    commands = [shlex.split(line, comments=True)[2:] for block in blocks("console") for line in block.splitlines()]
+    (command,) = [line for line in commands if line[:1] == ["rounds"] and "--dry-run" in line]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "Validation report" in printed
+    assert "unsaid" not in printed
+
+
 def test_commands_are_not_there():
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     commands = [shlex.split(line, comments=True)[1:] for block in blocks("console") for line in block.splitlines()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ..arguments import DistillationArguments
 from ..data.class_report import ClassReport, class_report
 from ..data.generators import Predictions, Row
 from ..plugins import Plugins
+from ..registry import did_you_mean
 from ..students import build_student, load_student
 from ..trainer import DistillationTrainer
 from .fresh_classifier import fresh_classifier
@@ -79,9 +81,12 @@ class TextClassification(RoundTask):
         self.callbacks = callbacks
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels is {list(self.labels)}; expected at least two names, each once.")
-        for name in _OWN_FIELDS:
-            if name in (training or {}):
+        known = [field.name for field in fields(DistillationArguments) if field.init]
+        for name in training or {}:
+            if name in _OWN_FIELDS:
                 raise ValueError(f"training sets {name}, which the rounds decide; leave it out.")
+            if name not in known:
+                raise ValueError(f"training has no field {name!r}{did_you_mean(name, known)}.")
         self.training: dict[str, Any] = {
             "num_train_epochs": 30,
             "per_device_train_batch_size": 64,
@@ -120,7 +125,8 @@ class TextClassification(RoundTask):
                 tokenizer = AutoTokenizer.from_pretrained(source)
                 # Its checkpoint may be an encoder's: the class is looked up by the kind of model, not by its name.
                 auto: Any = AutoModelForSequenceClassification
-                model = load_student(source, model_class=auto, **names)
+                # One that was trained on other classes gets a new head.
+                model = load_student(source, model_class=auto, ignore_mismatched_sizes=True, **names)
                 if builder is not None:
                     model = build_student(model, builder, plugins=Plugins(self.plugins), **options).model
             else:
