@@ -6,7 +6,8 @@
 Logits are those of real models on text that they were not trained on, from the folder that HF_DISTILL_SHARED_DATA
 names: "teacher_lm" (V = 4,096, eleven domains) and "stories260k" (V = 512). No model with a big vocabulary is there:
 "teacher_lm split" has V = 151,936, made of teacher_lm's by splitting the mass of each token among 37 or so words by
-Zipf's law, the same way at each position; ids are numbered at random, so that they have no pattern to use.
+Zipf's law, the same way at each position; ids are numbered at random, so that they have no pattern to use. It is there
+for the bytes: so flat a tail makes its KL larger than real models', for all methods alike.
 
 Everything on the disk is counted, but "in order" codes ids in the order of frequency of other text by the same model's
 tokenizer, and that order (4 bytes a word, once) is counted as for a capture of 1,000,000 tokens.
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import gzip
 import json
 import math
 import os
@@ -40,14 +40,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
+from teacher_logits import BIG, LENGTH, SHARED, Source, sources
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_distill.teachers.cache import BOUND, CacheStore, CacheWriter, Manifest, TokenRows, by_frequency
 
-SHARED = Path(os.environ.get("HF_DISTILL_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
-LENGTH = 128  # tokens of a sequence
 BATCH = 8  # sequences read at once
 CAPTURE = 1_000_000  # tokens that share the order of the vocabulary
 LEAST = 1e-6  # what is left where a method stores that nothing is
@@ -57,23 +54,6 @@ DISTILLKIT = {
     RECOMMENDED: {"k": 128, "exact_k": 16, "polynomial_terms": [0, 1, 2, 3, 4, "sqrt"]},
     BUDGET: {"k": 50, "exact_k": 1, "polynomial_terms": [0, 1, "sqrt"]},
 }
-
-
-@dataclass
-class Source:
-    """A teacher's log-probabilities.
-
-    Attributes:
-        name: of the model.
-        log_probs: ``[n, V]``, sequences of `LENGTH` behind each other.
-        tokens: the token that follows each position, ``[n]``.
-        frequency: how often each id is in other text, ``[V]``.
-    """
-
-    name: str
-    log_probs: Tensor
-    tokens: Tensor
-    frequency: NDArray[np.float64]
 
 
 @dataclass
@@ -101,17 +81,17 @@ def main() -> int:
     compressor = load_distillkit(args.distillkit)
     load = [os.getloadavg()[0]]
     results = []
-    for source in sources(args):
-        for result in measure(source, compressor, args):
-            results.append(result)
-            print(render_result(result), flush=True)
+    for source in sources(args.sequences, args.split_sequences):
+        for one in measure(source, compressor, args):
+            results.append(one)
+            print(render_result(one), flush=True)
     load.append(os.getloadavg()[0])
     held = checks(results)
     text = render(results, held, load, args, compressor)
     print(text)
     if args.json:
         report = {"date": datetime.date.today().isoformat(), "machine": machine(), "load": load, "rows": rows(results)}
-        report |= {"results": [asdict(result) for result in results], "checks": held}
+        report |= {"results": [asdict(one) for one in results], "checks": held}
         args.json.write_text(json.dumps(report, indent=1) + "\n")
         args.json.with_suffix(".md").write_text(text)
     return int(args.check and not all(held.values()))
@@ -129,66 +109,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the figures here, and a table beside them (.md)")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a promise is broken")
     return parser.parse_args()
-
-
-# ---- Teachers ----
-
-
-def sources(args: argparse.Namespace) -> Iterator[Source]:
-    """The models, one after the other."""
-    domains = sorted((SHARED / "lm_domains").glob("*.jsonl.gz"))
-    texts = [[json.loads(line) for line in gzip.open(file, "rt", encoding="utf-8")] for file in domains]
-    test, train = (
-        ["\n".join(r["text"] for r in t if r["split"] == s)[:60_000] for t in texts] for s in ("test", "train")
-    )
-    main_source = from_model("teacher_lm", SHARED / "teacher_lm", test, train, args.sequences)
-    yield main_source
-    yield split(main_source, 151_936, args.split_sequences)
-    with gzip.open(SHARED / "tinystories_sample" / "tinystories.txt.gz", "rt", encoding="utf-8") as file:
-        text = file.read(120_000)
-    halves = [text[:60_000]], [text[60_000:]]
-    yield from_model("stories260k", SHARED / "stories260k" / "hf", *halves, 4 * args.sequences)
-
-
-@torch.no_grad()
-def from_model(name: str, folder: Path, texts: list[str], other: list[str], sequences: int) -> Source:
-    """What a model says of the first `sequences` of each text."""
-    transformers.utils.logging.set_verbosity_error()  # whole texts are longer than the model's context
-    transformers.utils.logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    size = sequences * LENGTH + 1
-    ids = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"][:size]) for text in texts]
-    pieces = [part for text in ids for part in text[:-1].split(LENGTH) if len(part) == LENGTH]
-    following = [part for text in ids for part in text[1:].split(LENGTH) if len(part) == LENGTH]
-    logits = torch.cat([model(part[None]).logits[0] for part in pieces])
-    vocab_size = model.config.vocab_size
-    counted = [id for text in other for id in tokenizer(text, add_special_tokens=False)["input_ids"]]
-    return Source(
-        name,
-        logits.log_softmax(-1),
-        torch.cat(following),
-        np.bincount(counted, minlength=vocab_size).astype(np.float64),
-    )
-
-
-def split(source: Source, vocab_size: int, sequences: int) -> Source:
-    """The same distributions over a bigger vocabulary."""
-    generator = np.random.default_rng(0)
-    old = source.log_probs.shape[1]
-    many = np.full(old, vocab_size // old) + (np.arange(old) < vocab_size % old)
-    parents = np.repeat(np.arange(old), many)
-    share = np.concatenate([(1 / np.arange(1, n + 1)) / (1 / np.arange(1, n + 1)).sum() for n in many])
-    numbers = generator.permutation(vocab_size)
-    parents, share = parents[numbers], share[numbers]
-    # Evenly from all domains.
-    chosen = np.linspace(0, len(source.tokens) // LENGTH - 1, sequences).astype(int)
-    positions = torch.from_numpy((chosen[:, None] * LENGTH + np.arange(LENGTH)).ravel())
-    log_probs = source.log_probs[positions][:, torch.from_numpy(parents)] + torch.from_numpy(np.log(share)).float()
-    first = np.zeros(old, dtype=np.int64)
-    first[parents[::-1]] = np.arange(vocab_size)[::-1]
-    tokens = torch.from_numpy(first)[source.tokens[positions]]
-    return Source(f"{source.name} split", log_probs, tokens, (source.frequency[parents] + 0.5) * share)
 
 
 # ---- Methods ----
@@ -323,28 +243,31 @@ def result(source: Source, method: str, k: int, size: float, ids: Tensor, stored
 def rows(results: list[Result]) -> list[dict[str, Any]]:
     """One row per figure of ours: what, figure, unit, and what to hold it against, plain top-k's and DistillKit's."""
     units = {"bytes": "bytes a token", "kl": "nats", "worst": "nats", "encode": "positions/s", "decode": "positions/s"}
-    names = {"bytes": "size", "kl": "KL(teacher || stored)", "worst": "worst error of a log-probability"}
-    names |= {"encode": "writing", "decode": "reading"}
+    names = {"bytes": "size", "kl": "KL(teacher || stored)", "worst": "worst error", "encode": "writing"}
     found = []
-    for one in results:
-        if one.method not in (OURS, ORDERED):
-            continue
-        peers = [r for r in results if r.source == one.source and r.method not in (OURS, ORDERED)]
-        for peer in (r for r in peers if r.k == one.k):
-            for field, unit in units.items():
-                if (against := getattr(peer, field)) is not None:
-                    what = f"{one.source}, V={one.vocab_size:,}, {one.method}, k={one.k}: {names[field]}"
-                    figure = {"what": f"{what}, against {peer.method}", "figure": round(getattr(one, field), 5)}
-                    found.append(figure | {"unit": unit, "against": round(against, 5)})
+    for one, peer in pairs(results, PLAIN) + pairs(results, *DISTILLKIT):
+        about = f"{one.source}, V={one.vocab_size:,}, {one.method}, k={one.k}"
+        for field, unit in units.items():
+            if (against := getattr(peer, field)) is not None:
+                what = f"{about}: {names.get(field, 'reading')}, against {peer.method}"
+                figure = round(getattr(one, field), 5)
+                found.append({"what": what, "figure": figure, "unit": unit, "against": round(against, 5)})
     return found
+
+
+def pairs(results: list[Result], *methods: str) -> list[tuple[Result, Result]]:
+    """Ours beside those of other methods for the same source and k."""
+    peers = {(one.source, one.k): one for one in results if one.method in methods}
+    return [(r, peers[r.source, r.k]) for r in results if r.method in (OURS, ORDERED) and (r.source, r.k) in peers]
 
 
 def checks(results: list[Result]) -> dict[str, bool]:
     """What the project promises of the cache, and whether it held everywhere."""
     own = [one for one in results if one.method in (OURS, ORDERED)]
     k32 = [one for one in own if one.k == 32]
-    largest, slowest = max(one.bytes for one in k32), min(one.decode or 0 for one in k32)
-    plain = [(one, r) for one in own for r in results if (r.source, r.k, r.method) == (one.source, one.k, PLAIN)]
+    largest = max((one.bytes for one in k32), default=math.nan)
+    slowest = min((one.decode or 0 for one in k32), default=math.nan)
+    plain = pairs(results, PLAIN)
     above = max(one.kl - peer.kl for one, peer in plain)
     held = {
         "no stored number is off by more than 1/32 nat": all(one.worst <= BOUND for one in own),
@@ -353,13 +276,10 @@ def checks(results: list[Result]) -> dict[str, bool]:
         "smaller than plain top-k": all(one.bytes < peer.bytes for one, peer in plain),
         f"KL at most 0.002 nats above plain top-k's (found {above:.5f})": above <= 0.002,
     }
-    kits = [
-        (one, r) for one in own for r in results if (r.source, r.k) == (one.source, one.k) and r.method in DISTILLKIT
-    ]
-    if kits:
+    if kits := pairs(results, *DISTILLKIT):
         held["closer to the teacher than DistillKit at the same k"] = all(one.kl < peer.kl for one, peer in kits)
-        ordered = [(one, peer) for one, peer in kits if one.method == ORDERED]
-        held["in order, smaller than DistillKit at the same k"] = all(one.bytes < peer.bytes for one, peer in ordered)
+        big = [(one, peer) for one, peer in kits if one.vocab_size == BIG]
+        held[f"V={BIG:,}: smaller than DistillKit at the same k"] = all(one.bytes < peer.bytes for one, peer in big)
     return held
 
 
@@ -393,6 +313,12 @@ def render(
         "Checks:",
         "",
         *(f"- {'holds' if ok else '**does not hold**'}: {what}" for what, ok in held.items()),
+    ]
+    losses = [(one, peer) for one, peer in pairs(results, *DISTILLKIT) if one.bytes >= peer.bytes]
+    text += [""] * bool(losses) + [
+        f"{peer.method} is smaller ({peer.bytes:.1f} to {one.bytes:.1f} bytes, KL {peer.kl:.4f} to {one.kl:.4f}) for "
+        f"{one.source}, k={one.k}, {one.method}."
+        for one, peer in losses
     ]
     return "\n".join(text) + "\n"
 

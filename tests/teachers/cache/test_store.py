@@ -134,6 +134,9 @@ def test_an_order_of_the_vocabulary_changes_ids_or_does_not_save_bytes(tmp_path,
         assert_same(store.read([make_key(0)]).rows, rows)
         sizes.append(store.shards[0]["bytes"])
     assert sizes[1] < 0.9 * sizes[0]
+    with CacheWriter(tmp_path / "frequent", Manifest({}, vocab_size=4096), order=np.arange(4096)) as writer:
+        writer.add([make_key(1)], rows[:9], [9])  # by the order that the store began with
+    assert_same(CacheStore(tmp_path / "frequent").read([make_key(1), make_key(0)]).rows[:9], rows[:9])
     with pytest.raises(ValueError, match=r"The order has 9 ids; expected each id of the vocabulary once, .* 10"):
         CacheWriter(tmp_path / "wrong", Manifest({}, vocab_size=10), order=np.arange(9))
 
