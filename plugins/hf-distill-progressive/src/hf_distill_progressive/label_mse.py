@@ -14,8 +14,8 @@ class LabelMSE(BatchLoss):
     """``mean_c (q_c - 1_{c=y})^2``, for classifiers; the part of self-distillation that follows the ground truth.
 
     With weight a, beside `probability_mse` with weight 1 - a, it is the loss of Borup and Andersen 2021, "Even your
-    Teacher Needs Guidance", arXiv:2102.13088, in the official code for deep networks. Deviation: that code adds the norm
-    of every weight matrix; here weight decay is the optimizer's.
+    Teacher Needs Guidance", arXiv:2102.13088, in the official code for deep networks. Deviation: that code adds the
+    norm of every weight matrix; here weight decay is the optimizer's.
     """
 
     items = "rows"

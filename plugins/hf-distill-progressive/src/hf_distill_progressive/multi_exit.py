@@ -63,9 +63,7 @@ class MultiExit(BatchLoss):
         depth = num_blocks(student)
         exits = self.exits or sorted({max(1, round(share * depth)) for share in SHARES} - {depth})
         if not exits or not all(0 < exit < depth for exit in exits) or len(set(exits)) < len(exits):
-            raise ValueError(
-                f"exits is {list(exits)}; expected different numbers from 1 to {depth - 1}, below the head."
-            )
+            raise ValueError(f"exits is {list(exits)}; expected different numbers from 1 to {depth - 1}.")
         self.weights = {f"exit{exit}": exit / depth for exit in exits}
         self.student_taps = tuple(f"hidden.{exit}" for exit in exits)
         self.heads = nn.ModuleDict({name: ExitHead(hidden_width(student), config.num_labels) for name in self.weights})
