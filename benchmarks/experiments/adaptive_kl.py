@@ -5,6 +5,9 @@ from __future__ import annotations
 from .frame import Experiment
 from .language_models import distil_lm
 
+# The paper's students are pretrained. Shown beside the arms that are judged, whose students know nothing.
+PRETRAINED = {"first_steps": 200, "steps": 100, "learning_rate": 5e-3}
+
 EXPERIMENT = Experiment(
     method="Adaptive KL",
     package="hf-distill-lm",
@@ -24,6 +27,8 @@ EXPERIMENT = Experiment(
         "forward KL": lambda seed: distil_lm(["forward_kl"], seed=seed),
         "AKL": lambda seed: distil_lm(["adaptive_kl"], seed=seed, plugins=["lm"]),
         "reverse KL": lambda seed: distil_lm(["reverse_kl"], seed=seed),
+        "pretrained, forward KL": lambda seed: distil_lm(["forward_kl"], seed=seed, **PRETRAINED),
+        "pretrained, AKL": lambda seed: distil_lm(["adaptive_kl"], seed=seed, plugins=["lm"], **PRETRAINED),
     },
     data=("stories260k", "tinystories_sample"),
 )

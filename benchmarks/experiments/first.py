@@ -1,12 +1,9 @@
-"""FIRST against going on with the text alone: is the student as sure as it is right?"""
+"""FIRST against the labels alone, where these are few: is the student as sure as it is right?"""
 
 from __future__ import annotations
 
+from .classifiers import distil_classifier
 from .frame import Experiment
-from .language_models import distil_lm
-
-# Five classes of a student that knows nothing have almost no probability: it must be able to speak.
-FINETUNED = {"first_steps": 200, "steps": 150, "learning_rate": 5e-3}
 
 EXPERIMENT = Experiment(
     method="FIRST",
@@ -16,19 +13,20 @@ EXPERIMENT = Experiment(
     evidence="faithful",
     what="The teacher's five largest probabilities are made less certain and taught; a cache need hold no more. "
     "The student becomes accurate without becoming too sure of itself.",
-    needs="A teacher of the same vocabulary, or a cache of its five likely tokens.",
-    expects="lower calibration error than by fine-tuning on the text",
+    needs="A teacher of the same classes or vocabulary, or a cache of its five most likely ones.",
+    expects="lower calibration error than by training on the labels",
     metric="ece",
     unit="share",
     better="lower",
-    baseline="cross-entropy",
+    baseline="labels",
     arm="FIRST",
     arms={
-        "cross-entropy": lambda seed: distil_lm(["task"], seed=seed, **FINETUNED),
-        "FIRST": lambda seed: distil_lm(["first"], seed=seed, plugins=["lm"], **FINETUNED),
-        "FIRST, c = 0.3": lambda seed: distil_lm(
-            [{"name": "first", "calibration_temperature": 0.3}], seed=seed, plugins=["lm"], **FINETUNED
+        "labels": lambda seed: distil_classifier(["task"], seed=seed, plugins=["lm"]),
+        "FIRST": lambda seed: distil_classifier(["first"], seed=seed, plugins=["lm"]),
+        "FIRST, c = 0.3": lambda seed: distil_classifier(
+            [{"name": "first", "calibration_temperature": 0.3}], seed=seed, plugins=["lm"]
         ),
+        "forward KL": lambda seed: distil_classifier(["forward_kl"], seed=seed, plugins=["lm"]),
     },
-    data=("stories260k", "tinystories_sample"),
+    data=("clinc150",),
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from .frame import Experiment
 from .language_models import distil_lm
 
+# The paper's students are pretrained. Shown beside the arms that are judged, whose students know nothing.
+PRETRAINED = {"first_steps": 200, "steps": 100, "learning_rate": 5e-3}
+
 EXPERIMENT = Experiment(
     method="TAID",
     package="hf-distill-lm",
@@ -25,6 +28,8 @@ EXPERIMENT = Experiment(
         "TAID": lambda seed: distil_lm(["taid"], seed=seed, plugins=["lm"]),
         # The published alpha is without effect in 300 steps; this one is as large as the linear way is fast.
         "TAID, larger alpha": lambda seed: distil_lm([{"name": "taid", "alpha": 0.01}], seed=seed, plugins=["lm"]),
+        "pretrained, forward KL": lambda seed: distil_lm(["forward_kl"], seed=seed, **PRETRAINED),
+        "pretrained, TAID": lambda seed: distil_lm(["taid"], seed=seed, plugins=["lm"], **PRETRAINED),
     },
     data=("stories260k", "tinystories_sample"),
 )

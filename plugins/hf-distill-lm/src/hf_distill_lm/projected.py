@@ -72,11 +72,13 @@ class _AtOnce(torch.autograd.Function):
     ) -> Tensor:
         # Leaves in their place: ZeRO-3 shows the graph empty parameters while nobody gathers them.
         leaves = {id(parameter): parameter.detach().requires_grad_(differentiate) for parameter in parameters}
-        gradients = [torch.zeros_like(tensor) for tensor in (states, *parameters)] if differentiate else []
+        # In float32 or wider, since chunks add up small contributions.
+        gradients = [torch.zeros_like(_wide(tensor)) for tensor in (states, *parameters)] if differentiate else []
+        ctx.dtypes = [tensor.dtype for tensor in (states, *parameters)]
         total = states.new_zeros((), dtype=torch.promote_types(states.dtype, torch.float32))
         with torch.set_grad_enabled(differentiate), torch.autocast(states.device.type, enabled=False):
             for chunk in chunks:
-                rows = states[chunk].detach().requires_grad_(differentiate)
+                rows = _wide(states[chunk].detach()).requires_grad_(differentiate)
                 value = function(_project(student, rows, leaves), _teacher_logits(teacher, chunk), chunk)
                 total += value.detach()
                 if differentiate:
@@ -92,7 +94,8 @@ class _AtOnce(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, None, None, *((gradient * outer).to(gradient.dtype) for gradient in ctx.saved_tensors)
+        scaled = [(tensor * outer).to(dtype) for tensor, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)]
+        return None, None, None, None, None, *scaled
 
 
 @torch.no_grad()
