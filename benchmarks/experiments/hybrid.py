@@ -13,7 +13,9 @@ from . import classifiers
 from .frame import Experiment
 from .training import remembered, train
 
-RELATIONS = {"name": "hybrid_relations", "teacher": "masked"}
+# The paper's weight is not known to us. Of 1, 0.1 and 0.01, tried on a seed of its own, 1 lets the relations drown the
+# features.
+RELATIONS = {"name": "hybrid_relations", "teacher": "masked", "weight": 0.1}
 FEATURES = {"name": "hybrid_features", "teacher": "supervised"}
 
 
@@ -84,7 +86,10 @@ EXPERIMENT = Experiment(
         "relations alone": lambda seed: probe([RELATIONS], seed=seed),
         "features alone": lambda seed: probe([FEATURES], seed=seed),
         "relations and features": lambda seed: probe([RELATIONS, FEATURES], seed=seed),
-        "the same without 30 % of the tokens": lambda seed: probe(
+        "relations and features of equal weight": lambda seed: probe(
+            [{**RELATIONS, "weight": 1.0}, FEATURES], seed=seed
+        ),
+        "relations and features without 30 % of the tokens": lambda seed: probe(
             [{**RELATIONS, "masking": 0.3}, {**FEATURES, "masking": 0.3}], seed=seed
         ),
     },
