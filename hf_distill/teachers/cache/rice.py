@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .bits import Bytes, Integers, bit_length, find_ones, gather, layout, place, scatter, set_bits, sums
+from .bits import Bytes, Integers, find_ones, gather, layout, place, scatter, set_bits, sums
 from .steps import INFINITE, to_nats
 
 
@@ -41,14 +41,20 @@ def encode_values(
 
 def _cheapest(numbers: Integers, kept: Integers) -> Integers:
     """The r by which the numbers of each position take least bits."""
-    starts = sums(kept)
-    best, least = np.zeros(len(kept), dtype=np.int64), np.diff(sums(numbers)[starts])
-    quotients = numbers
-    for r in range(1, int(bit_length(numbers.max(initial=0, keepdims=True))[0]) + 1):
-        quotients = quotients >> 1
-        cost = np.diff(sums(quotients)[starts]) + r * kept
-        best[cost < least] = r
+    best = np.zeros(len(kept), dtype=np.int64)
+    filled = np.flatnonzero(kept)
+    if not len(filled):
+        return best
+    starts, sizes, found = sums(kept)[filled], kept[filled], np.zeros(len(filled), dtype=np.int64)
+    least = np.add.reduceat(numbers, starts)
+    r = 1
+    while (r * sizes < least).any():  # what the remainders alone take
+        numbers = numbers >> 1
+        cost = np.add.reduceat(numbers, starts) + r * sizes
+        found[cost < least] = r
         np.minimum(least, cost, out=least)
+        r += 1
+    best[filled] = found
     return best
 
 
