@@ -1,4 +1,4 @@
-"""Generalised Jensen-Shannon divergence against forward KL, on fixed text, for a student that already knows the text."""
+"""Generalised Jensen-Shannon divergence against forward KL, on fixed text, for a student that knows the text already."""
 
 from __future__ import annotations
 
