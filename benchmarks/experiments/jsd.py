@@ -1,4 +1,4 @@
-"""Generalised Jensen-Shannon divergence against forward KL, on fixed text, for a student that knows the text already."""
+"""Generalised Jensen-Shannon divergence against forward KL, on fixed text, for a student that knows it already."""
 
 from __future__ import annotations
 
