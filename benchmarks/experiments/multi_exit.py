@@ -1,4 +1,4 @@
-"""An exit in the middle of a student that is trained at all its exits, against a student of that depth trained alone."""
+"""A middle exit of a student that is trained at all its exits, against a student of that depth trained alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pre-trained distillation: pre-train, distil on texts without labels, finetune; with each of the first two left out."""
+"""Pre-trained distillation: pre-train, distil on texts without labels, finetune; with parts of it left out."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Schedules, and that they train."""
 
+import itertools
+
 import pytest
 import torch
 from hf_distill_progressive.presets import ernie_tiny, generations, well_read
@@ -22,7 +24,7 @@ def rows(*, labels=True, seed=0):
 
 def test_each_stage_of_ernie_tiny_changes_exactly_one_of_teacher_data_and_losses():
     stages = ernie_tiny(**NAMES)
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         assert sum(before[key] != after[key] for key in ("teacher", "data", "losses")) == 1
     assert ["task" in stage["losses"] for stage in stages] == [False, False, False, True]
     assert ernie_tiny(**NAMES, changes={"general": {"max_steps": 9}})[0]["max_steps"] == 9
