@@ -74,6 +74,9 @@ class Stop(TrainerCallback):
         """
         if self.reason(state) is not None:
             control.should_training_stop = True
+            # A run that is killed from here on goes back to an older checkpoint and stops at this step again; from one
+            # of this step it would take another. The best model of `load_best_model_at_end` must be kept, though.
+            control.should_save = control.should_save and args.load_best_model_at_end
 
     def reason(self, state: TrainerState) -> str | None:
         """Why the training so far ends; None where it does not."""

@@ -161,6 +161,17 @@ def test_a_stop_rule_is_not_followed(tmp_path):
         make_driver(tmp_path / "wrong", specs=[wrong]).run()
 
 
+def test_a_run_killed_after_its_stop_rule_spoke_takes_more_steps(tmp_path, monkeypatch):
+    stop = {"metric": "eval_task_loss", "reaches": 100.0}
+    spec = {**LAST, "stop": stop, "eval_strategy": "steps", "eval_steps": 4}
+    driver = make_driver(tmp_path / "run", specs=[spec])
+    monkeypatch.setattr(driver, "_save", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        driver.run()
+    (record,) = make_driver(tmp_path / "run", specs=[spec]).run().records
+    assert record.steps == 4
+
+
 def test_patience_counts_evaluations_after_the_best():
     rule = StopRule.parse({"patience": 2}, stage="s")
     assert rule.reason([3.0, 2.0, 2.5]) is None
