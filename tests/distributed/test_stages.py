@@ -1,4 +1,4 @@
-"""A run in stages on two processes under DDP, against one process."""
+"""A run in stages on two processes, against one process: each stage hands over a whole student, sharded or not."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ from .launching import launch
 SCRIPT = Path(__file__).parent.parent / "drivers" / "stage_script.py"
 
 
-@pytest.mark.distributed
-def test_two_processes_end_with_other_students_than_one(tmp_path):
-    (tmp_path / "one").mkdir()
-    alone = tmp_path / "one" / "run"
-    launch("single", 1, SCRIPT, str(alone), "processes")
-    launch("ddp", 2, SCRIPT, str(tmp_path / "run"), "processes")
-    one = json.loads((tmp_path / "one/rank-0.json").read_text())
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process sees."""
+    folder = tmp_path_factory.mktemp("one")
+    launch("single", 1, SCRIPT, str(folder / "run"), "processes")
+    return json.loads((folder / "rank-0.json").read_text())
+
+
+@pytest.mark.parametrize("backend", ["ddp", "zero3"])
+def test_two_processes_end_with_other_students_than_one(alone, backend, tmp_path):
+    launch(backend, 2, SCRIPT, str(tmp_path / "run"), "processes")
     for rank in range(2):
         seen = json.loads((tmp_path / f"rank-{rank}.json").read_text())
-        assert seen["weights"] == pytest.approx(one["weights"], rel=1e-5)
-        for ours, theirs in zip(seen["metrics"], one["metrics"], strict=True):
+        assert seen["weights"] == pytest.approx(alone["weights"], rel=1e-5)
+        for ours, theirs in zip(seen["metrics"], alone["metrics"], strict=True):
             assert ours == pytest.approx(theirs, rel=1e-3)

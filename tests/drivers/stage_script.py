@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, TrainerCallback
+from safetensors.torch import load_file
+from transformers import DataCollatorForSeq2Seq, TrainerCallback
 
 from hf_distill import StagesDriver
 from hf_distill.drivers.stage_data import StageData
@@ -112,7 +113,7 @@ def main() -> None:
         return
     micro_batch = 4 // int(os.environ.get("WORLD_SIZE", "1"))
     result = make_driver(folder, defaults={"per_device_train_batch_size": micro_batch}).run()
-    state = AutoModelForCausalLM.from_pretrained(result.folder).state_dict()
+    state = load_file(result.folder / "model.safetensors")  # a model would load in shards under ZeRO-3
     seen = {
         "metrics": [record.metrics for record in result.records],
         "weights": sum(value.double().abs().sum().item() for value in state.values()),
