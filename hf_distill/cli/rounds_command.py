@@ -9,8 +9,8 @@
     budget: {requests: 20}
     training: {num_train_epochs: 30}                # fields of `DistillationArguments`
 
-Beside these there may be ``checks``, ``num_rounds``, ``patience``, ``num_folds``, ``seed``, ``early_stopping`` and
-``max_length``. A run that was killed or ran out of budget goes on when it is started again.
+Beside these there may be ``round_training``, ``early_stopping``, ``max_length``, ``checks``, ``num_rounds``,
+``patience``, ``num_folds`` and ``seed``. A run that was killed or ran out of budget goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class RoundsConfig:
     teacher: str | Mapping[str, Any] | None = None
     plugins: list[str] = field(default_factory=list)
     training: Mapping[str, Any] = field(default_factory=dict)
+    round_training: Mapping[str, Any] = field(default_factory=dict)
     early_stopping: int | None = 5
     max_length: int = 512
     budget: Mapping[str, Any] | None = None
@@ -199,6 +200,7 @@ def make_driver(config: RoundsConfig, data: LabelledTexts, console: Console) -> 
         labels=data.labels,
         validation=data.validation,
         training={"disable_tqdm": True, **config.training},
+        round_training=config.round_training,
         early_stopping=config.early_stopping,
         max_length=config.max_length,
         seed=config.seed,

@@ -47,6 +47,8 @@ class TextClassification(RoundTask):
         validation: labelled rows for early stopping within a round.
         training: fields of `DistillationArguments`, teacher and losses for classifiers among them. By default what
             the PGKD paper fits BERT-base with: 30 epochs, batches of 64, a learning rate of 2e-5.
+        round_training: fields that differ in the rounds after the first: ``{"num_train_epochs": 1}`` is what a
+            third-party implementation of PGKD does, where the paper trains to convergence in every round.
         early_stopping: how many epochs without a lower validation loss end a round's training, which then gives its
             best epoch; None trains all epochs and gives the last.
         max_length: tokens of a text; what is longer is cut.
@@ -65,6 +67,7 @@ class TextClassification(RoundTask):
         labels: Sequence[str],
         validation: Sequence[Row],
         training: Mapping[str, Any] | None = None,
+        round_training: Mapping[str, Any] | None = None,
         early_stopping: int | None = 5,
         max_length: int = 512,
         seed: int = 0,
@@ -82,7 +85,7 @@ class TextClassification(RoundTask):
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels is {list(self.labels)}; expected at least two names, each once.")
         known = [field.name for field in fields(DistillationArguments) if field.init]
-        for name in training or {}:
+        for name in (*(training or {}), *(round_training or {})):
             if name in _OWN_FIELDS:
                 raise ValueError(f"training sets {name}, which the rounds decide; leave it out.")
             if name not in known:
@@ -95,12 +98,13 @@ class TextClassification(RoundTask):
             "report_to": "none",
             **(training or {}),
         }
+        self.round_training = dict(round_training or {})
         # Now, since this also starts the process group that the rounds talk over.
-        self.device = self._arguments(Path("."), seed).device
+        self.device = self._arguments(Path("."), seed, first=True).device
 
     def settings(self) -> dict[str, Any]:
         """What decides the students, as JSON."""
-        names = ("student", "training", "early_stopping", "max_length", "seed")
+        names = ("student", "training", "round_training", "early_stopping", "max_length", "seed")
         return {name: getattr(self, name) for name in names}
 
     def create(self, folder: Path, rows: Sequence[Row]) -> None:
@@ -134,13 +138,13 @@ class TextClassification(RoundTask):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    def fit(self, start: Path, rows: Sequence[Row], folder: Path, *, seed: int, title: str) -> None:
+    def fit(self, start: Path, rows: Sequence[Row], folder: Path, *, seed: int, title: str, first: bool) -> None:
         """Train the student of `start` on `rows`; collective."""
         model, tokenizer = self._load(start)
         scratch = folder.with_name(f"{folder.name}.training")
         trainer = DistillationTrainer(
             model=model,
-            args=self._arguments(scratch, seed),
+            args=self._arguments(scratch, seed, first=first),
             train_dataset=self._encode(rows, tokenizer),
             eval_dataset=self._encode(self.validation, tokenizer),
             data_collator=DataCollatorWithPadding(tokenizer),
@@ -174,8 +178,9 @@ class TextClassification(RoundTask):
         model = load_student(folder, plugins=Plugins(self.plugins), dtype=torch.float32)
         return model, AutoTokenizer.from_pretrained(folder)
 
-    def _arguments(self, output_dir: Path, seed: int) -> DistillationArguments:
+    def _arguments(self, output_dir: Path, seed: int, *, first: bool) -> DistillationArguments:
         stops_early = self.early_stopping is not None
+        own = {} if first else self.round_training
         return DistillationArguments(
             output_dir=str(output_dir),
             seed=seed,
@@ -183,7 +188,7 @@ class TextClassification(RoundTask):
             save_strategy="best" if stops_early else "no",
             load_best_model_at_end=stops_early,
             plugins=self.plugins,
-            **{"save_total_limit": 1, "save_only_model": True, **self.training},
+            **{"save_total_limit": 1, "save_only_model": True, **self.training, **own},
         )
 
     def _encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Dataset:

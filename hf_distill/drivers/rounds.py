@@ -250,7 +250,7 @@ class RoundsDriver:
         """Train the student of a round, where it has not been yet, and report on it."""
         if not on_first_process(self.files.model(index).exists):
             folder = self.files.model(index)
-            self.task.fit(start, rows, folder, seed=self.seed + index, title=f"round {index}")
+            self.task.fit(start, rows, folder, seed=self.seed + index, title=f"round {index}", first=index == 0)
         value = on_first_process(lambda: self.task.open(self.files.model(index)).report(self.validation).to_json())
         return ClassReport.from_json(value)
 
@@ -290,7 +290,7 @@ class RoundsDriver:
             kept = [row for row, its_fold in zip(rows, fold_of, strict=True) if its_fold != fold]
             title = f"round {index}, fold {fold + 1} of {self.num_folds}"
             if not on_first_process(folder.exists):
-                self.task.fit(self.files.initial, kept, folder, seed=self.seed + index, title=title)
+                self.task.fit(self.files.initial, kept, folder, seed=self.seed + index, title=title, first=True)
             predicted = on_first_process(partial(self._predict, folder, [rows[position] for position in left_out]))
             for position, label, confidence in zip(left_out, *predicted, strict=True):
                 labels[position], confidences[position] = label, confidence

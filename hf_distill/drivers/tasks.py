@@ -42,7 +42,7 @@ class RoundTask(ABC):
         """Save the untrained student; called on the first process. `rows` are those that the run begins with."""
 
     @abstractmethod
-    def fit(self, start: Path, rows: Sequence[Row], folder: Path, *, seed: int, title: str) -> None:
+    def fit(self, start: Path, rows: Sequence[Row], folder: Path, *, seed: int, title: str, first: bool) -> None:
         """Train the student of `start` on `rows` with a fresh optimizer and schedule; collective.
 
         Args:
@@ -51,6 +51,7 @@ class RoundTask(ABC):
             folder: where to save it; the first process makes it whole at once.
             seed: of the order of the data, and of dropout.
             title: for progress bars.
+            first: whether the student has not been trained before.
         """
 
     @abstractmethod

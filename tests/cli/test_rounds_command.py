@@ -121,6 +121,7 @@ def test_a_spent_budget_looks_like_success(config, tmp_path, capsys):
         ({"teacher": None}, "The generator asks a text teacher, and there is none"),
         ({"budget": {"requests": -1}}, "requests is -1"),
         ({"training": {"seed": 3}}, "training sets seed"),
+        ({"training": {"learning_rat": 3}}, "training has no field 'learning_rat' (did you mean 'learning_rate'?)"),
         ({"student": {"hidden_size": 3}}, "expected a folder"),
     ],
 )
