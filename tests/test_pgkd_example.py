@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import re
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import yaml
@@ -41,6 +46,63 @@ def test_the_script_makes_a_classifier_that_guesses(tmp_path):
     assert re.search(r"^round 1: .* \d\d of 32 accepted, 1 requests$", output, re.MULTILINE)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "outputs/pgkd/model")
     assert model.config.label2id["asyncio"] == 0
+
+
+@contextmanager
+def chat_server():
+    """An OpenAI-compatible endpoint that writes, for every class of the prompt, new sentences about it."""
+    prompts = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            prompts.append(request["messages"][0]["content"])
+            names = re.findall(r"^\d+: (\w+)$", prompts[-1], re.MULTILINE)
+            rng = random.Random(len(prompts))
+            words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=12)) for _ in range(32)]
+            rows = [
+                {"text": f"{names[n % len(names)]} {word}", "label": n % len(names)} for n, word in enumerate(words)
+            ]
+            message = {"role": "assistant", "content": f"Here you are:\n```json\n{json.dumps(rows)}\n```"}
+            usage = {"prompt_tokens": 700, "completion_tokens": 300, "total_tokens": 1000}
+            reply = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+            body = json.dumps({"id": "1", "object": "chat.completion", "model": "m", **reply}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", prompts
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_table_and_an_endpoint_need_more_than_one_command(tmp_path):
+    rows = [f"{name} item {n},{name}" for n in range(30) for name in ("billing", "delivery")]
+    (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    arguments = ["--data", str(tmp_path / "tickets.csv"), "--model", "m", "--rounds", "2", "--requests", "1"]
+    with chat_server() as (url, prompts):
+        output = run(str(EXAMPLES / "pgkd.py"), *arguments, "--url", url, folder=tmp_path)
+    assert len(prompts) == 1, "the budget"
+    assert "0: billing\n1: delivery" in prompts[0]
+    validation = load_labelled_texts(
+        {"data_files": str(tmp_path / "tickets.csv"), "validation_fraction": 0.2, "test_fraction": 0.1}
+    ).validation
+    assert not [row["text"] for row in validation if f'"{row["text"]}"' in prompts[0]]
+    assert "32 of 32 accepted, 1 requests" in output
+    assert "stopped: The budget of 1 in requests is spent" in output
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "outputs/pgkd/model")
+    assert model.config.id2label == {0: "billing", 1: "delivery"}
 
 
 def test_the_script_is_too_long_to_be_copied():
