@@ -18,23 +18,27 @@ def alone(seed: int) -> dict[str, float]:
     return classifiers.measure_classifier(trainer.student)
 
 
-@torch.no_grad()
 def jointly(seed: int) -> dict[str, float]:
     """The exit of a deeper student, and its last one."""
     losses = ["task", {"name": "multi_exit", "exits": [1, EXIT, 3]}]
-    trainer = classifiers.train_classifier(
-        losses, seed=seed, shape={"num_hidden_layers": DEPTH}, plugins=["progressive"]
-    )
-    student, loss = trainer.student, trainer.plan.losses[1].function
+    shape = {"num_hidden_layers": DEPTH}
+    trainer = classifiers.train_classifier(losses, seed=seed, shape=shape, plugins=["progressive"])
+    last = classifiers.measure_classifier(trainer.student)["accuracy"]
+    head = trainer.plan.losses[1].function.heads[f"exit{EXIT}"]
+    return {"accuracy": accuracy_at_exit(trainer.student, head), "accuracy_of_last_exit": last}
+
+
+@torch.no_grad()
+def accuracy_at_exit(student: torch.nn.Module, head: torch.nn.Module) -> float:
+    """The share of held-out examples that the exit gets right."""
     rows, collator = classifiers.data()["test"], DataCollatorWithPadding(classifiers.tokenizer())
     right = 0
     for start in range(0, len(rows), 128):
         batch = collator([rows[i] for i in range(start, min(start + 128, len(rows)))])
         hidden = student.bert(batch["input_ids"], batch["attention_mask"], output_hidden_states=True).hidden_states
-        logits = loss.heads[f"exit{EXIT}"](pool(hidden[EXIT], batch["attention_mask"].bool(), "mean"))
+        logits = head(pool(hidden[EXIT], batch["attention_mask"].bool(), "mean"))
         right += int((logits.argmax(-1) == batch["labels"]).sum())
-    last = classifiers.measure_classifier(student)["accuracy"]
-    return {"accuracy": right / len(rows), "accuracy_of_last_exit": last}
+    return right / len(rows)
 
 
 EXPERIMENT = Experiment(
