@@ -44,6 +44,8 @@ def print_round(records: Sequence[RoundRecord], console: Console) -> None:
     best = "  best so far" if best_of(records) is record else ""
     line = f"round {record.index:2}  {'  '.join(parts)}{best}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for problem in record.problems:
+        console.print(f"          an answer without rows, {problem}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_result(result: RoundsResult, test: ClassReport | None, console: Console) -> None:

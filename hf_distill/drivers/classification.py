@@ -96,6 +96,7 @@ class TextClassification(RoundTask):
             "per_device_eval_batch_size": 64,
             "learning_rate": 2e-5,
             "report_to": "none",
+            "dataloader_pin_memory": torch.cuda.is_available(),
             **(training or {}),
         }
         self.round_training = dict(round_training or {})

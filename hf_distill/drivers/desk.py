@@ -63,11 +63,20 @@ class Desk:
     def spent(self, index: int) -> dict[str, Any]:
         """What a round took."""
         assert self.ledger is not None
-        summary = self.ledger.summary(purpose=f"round {index}")
+        purpose = f"round {index}"
+        summary = self.ledger.summary(purpose=purpose)
+        asked, problems = set(), {}
+        for entry in self.ledger.entries():
+            if entry["entry"] == "request" and entry["purpose"] == purpose:
+                asked.add(entry["request_id"])
+            elif entry["entry"] == "parse" and entry["request_id"] in asked:
+                problem = f"{entry['outcome']}: {entry['detail']}"
+                problems[entry["request_id"]] = problem if not entry["num_rows"] else ""
         return {
             "num_requests": summary.num_attempts,
             "num_tokens": summary.prompt_tokens + summary.completion_tokens,
             "cost": summary.cost,
+            "problems": [problem for problem in problems.values() if problem],
         }
 
 

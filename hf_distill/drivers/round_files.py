@@ -38,6 +38,7 @@ class RoundRecord:
         num_requests: attempts at requests made for this round.
         num_tokens: tokens read and written for it, as far as they are known.
         cost: what it cost; None where that is not known.
+        problems: why answers gave no rows, one for each of them.
     """
 
     index: int
@@ -49,6 +50,7 @@ class RoundRecord:
     num_requests: int = 0
     num_tokens: int = 0
     cost: float | None = None
+    problems: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""

@@ -185,6 +185,7 @@ def test_refusals_and_timeouts_are_asked_again_or_not_counted(tmp_path):
         summary = ledger.summary()
     assert summary.answers == {"refused": 1, "timed_out": 1}
     assert summary.parses == {"refused": 1, "timed_out": 1}
+    assert [record.problems for record in result.records] == [[], ["refused: policy"], ["timed_out: 60 s"]]
 
 
 def test_surplus_rows_are_trained_on_and_missing_ones_pass_unnoticed(tmp_path):
