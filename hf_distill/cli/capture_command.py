@@ -55,7 +55,7 @@ def capture(argv: list[str]) -> int:
     common: dict[str, Any] = {
         "collator": default_data_collator,
         "batch_size": arguments.per_device_eval_batch_size,
-        "accelerator": Accelerator(cpu=arguments.use_cpu),
+        "accelerator": Accelerator(),  # on the device that the arguments have set up
     }
     if options.dry_run:
         _print_estimate(driver.estimate(teacher, rows, **common), teacher, console)
@@ -99,7 +99,7 @@ def _run(teacher: CacheTeacher, rows: Dataset, common: dict[str, Any], console: 
             console.print(f"interrupted; {len_of(teacher):,} examples are kept in {teacher.path}")
             console.print(f"go on with: hf-distill capture {config}", soft_wrap=True)
             return 130
-    console.print(f"captured {new:,} new examples in {_duration(time.monotonic() - start)}", highlight=False)
+    console.print(f"asked about {new:,} examples in {_duration(time.monotonic() - start)}", highlight=False)
     console.print(describe(teacher), highlight=False, soft_wrap=True)
     return 0
 

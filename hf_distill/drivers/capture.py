@@ -99,6 +99,9 @@ def capture(
             watch(CaptureProgress(index, len(loader), examples, tokens, time.monotonic() - start))
     finally:
         teacher.close()
+    accelerator.wait_for_everyone()
+    if teacher.store is not None:
+        teacher.store.refresh()  # what the other processes wrote at their end
     return int(sum_over_processes(torch.tensor(examples, device=accelerator.device)).item())
 
 

@@ -75,7 +75,7 @@ def stored(folder):
 def test_training_needs_the_teacher_after_a_capture(config, tmp_path, capsys):
     assert main(["capture", config()]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "new examples" in out
+    assert "asked about" in out
     assert "bytes a token" in out
     (tmp_path / "teacher").rename(tmp_path / "gone")
     assert main(["train", config(teacher={"kind": "cache", "path": str(tmp_path / "kept")})]) == 0

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from hf_distill.teachers.cache import BOUND, CacheStore
-from hf_distill.testing import tiny_model
+from hf_distill.testing import tiny_model, tiny_tokenizer
 
 from .launching import launch
 
@@ -39,3 +41,27 @@ def test_sources_give_different_gradients(tmp_path):
     assert distance("cached") == distance("filling"), "what is read is not what was used while it was filled"
     assert len(CacheStore(tmp_path / "cache")) == 8
     assert distance("on_policy") > 0.1  # other text, so another gradient
+
+
+def test_capture_on_two_processes_shards_nothing_or_forgets_what_one_of_them_wrote(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tiny_model("llama").save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    words = sorted(tokenizer.get_vocab())
+    rows = [{"text": " ".join(words[n % 50 :])} for n in range(60)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "output_dir": str(tmp_path / "out"),
+        "teacher": {"kind": "cache", "path": str(tmp_path / "kept"), "source": str(tmp_path / "teacher"), "k": 4},
+        "losses": ["forward_kl"],
+        "data": {"data_files": str(tmp_path / "text.jsonl"), "max_length": 16},
+        "use_cpu": True,
+        "report_to": "none",
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    script = tmp_path / "command.py"
+    script.write_text("import sys\nfrom hf_distill.cli.main import main\nsys.exit(main(sys.argv[1:]))\n")
+    done = launch("zero3", 2, script, "capture", str(tmp_path / "config.yaml"))
+    store = CacheStore(tmp_path / "kept")
+    assert {shard["shard"][:11] for shard in store.shards} == {"shard-00000", "shard-00001"}
+    assert f"kept: {len(store):,} examples" in " ".join(done.stdout.split())
