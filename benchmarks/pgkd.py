@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -208,23 +208,20 @@ def split(name: str, seed: int) -> tuple[Rows, Rows, Rows, Rows]:
 def latency(rows: Rows) -> dict[str, dict[str, float]]:
     """Milliseconds that an encoder takes for one text and for a batch of 64, the median of repetitions."""
     texts = [row["text"] for row in rows]
-    found: dict[str, dict[str, float]] = {}
-    for name, num_layers in (("student, 2 layers", NUM_LAYERS), ("teacher's size, 6 layers", 6)):
-        encoder = load_encoder(encoder_folder(), num_layers=num_layers)
-        found[name] = {
-            "1 text": _median_ms(lambda encode=encoder: encode(texts[:1]), 60),
-            "64 texts": _median_ms(lambda encode=encoder: encode(texts[:64]), 12),
-        }
+    layers = {"student, 2 layers": NUM_LAYERS, "teacher's size, 6 layers": 6}
+    encoders = {name: load_encoder(encoder_folder(), num_layers=number) for name, number in layers.items()}
+    found: dict[str, dict[str, float]] = {name: {} for name in encoders}
+    for what, batch, repetitions in (("1 text", texts[:1], 100), ("64 texts", texts[:64], 20)):
+        times: dict[str, list[float]] = {name: [] for name in encoders}
+        # By turns, so that what else the machine does is shared between them; the first calls allocate.
+        for _ in range(repetitions + 2):
+            for name, encode in encoders.items():
+                start = time.perf_counter()
+                encode(batch)
+                times[name].append(1000 * (time.perf_counter() - start))
+        for name in encoders:
+            found[name][what] = statistics.median(times[name][2:])
     return found
-
-
-def _median_ms(call: Callable[[], object], repetitions: int) -> float:
-    times = []
-    for _ in range(repetitions + 2):
-        start = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[2:])  # the first calls allocate
 
 
 def mean(results: Sequence[Mapping[str, Any]], data: str, arm: str, figure: str) -> float:
@@ -255,7 +252,7 @@ def render(
     minutes: float,
 ) -> str:
     """The table in Markdown."""
-    options = " ".join(part for part in sys.argv[1:] if not part.endswith(".json"))
+    options = " ".join(part for part in sys.argv[1:] if not part.endswith("json"))
     lines = [
         f"PGKD with a retrieval teacher: {datetime.date.today().isoformat()}, {machine()}, {minutes:.1f} minutes",
         "",
