@@ -119,6 +119,7 @@ def row_values(
             kept.append(function(*arguments, **options).float())
             return kept[-1]
 
+        vars(keep).pop("on_sparse", None)  # which would go past what is kept here
         return keep
 
     teachers = {} if teacher is None else {"teacher": teacher}

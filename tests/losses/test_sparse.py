@@ -10,7 +10,7 @@ from torch import nn
 from hf_distill.builtins import ROW_LOSSES
 from hf_distill.heads import Head
 from hf_distill.losses import divergences
-from hf_distill.losses.engine import RowTerm, row_losses
+from hf_distill.losses.engine import RowTerm, row_losses, row_values
 from hf_distill.signals import Rows, SparseRows
 
 VOCAB, ROWS = 40, 11
@@ -166,3 +166,9 @@ def test_log_probability_of_a_label_outside_k_is_its_share_of_the_tail():
     labels = torch.arange(ROWS) * 3
     expected = np.take_along_axis(written_out(sparse), labels.numpy()[:, None], -1)[:, 0]
     np.testing.assert_allclose(sparse.log_probs_of(labels), expected, rtol=1e-12)
+
+
+def test_values_by_row_of_a_sparse_teacher_are_empty():
+    student, sparse = torch.tensor(teacher_logits(seed=1)), cut(teacher_logits(), 6)
+    (values,) = row_values(Rows(logits=student), sparse, [divergences.forward_kl])
+    torch.testing.assert_close(values, divergences.forward_kl.on_sparse(student, sparse).float())
