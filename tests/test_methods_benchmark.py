@@ -173,9 +173,14 @@ def test_a_loss_of_the_method_packages_has_no_experiment(frame):
     assert losses <= {component.removeprefix("loss ") for component in described}
 
 
+def test_a_committed_result_is_broken_or_of_other_arms(methods, frame):
+    results = methods.read(methods.RESULTS)["experiments"]
+    for name, experiment in frame.load(frame.experiment_names()).items():
+        problem = frame.broken(experiment, results.get(name))
+        assert problem is None, f"{name}: {problem}; run `python benchmarks/methods.py --only {name}`"
+
+
 def test_the_methods_page_does_not_tell_the_committed_results(methods, frame):
     docs = importlib.import_module("methods_docs")
     page = docs.render(frame.load(frame.experiment_names()), methods.read(methods.RESULTS))
     assert methods.DOCS.read_text(encoding="utf-8") == page, f"run `{docs.COMMAND}`"
-    for experiment, result in methods.read(methods.RESULTS)["experiments"].items():
-        assert result["error"] is None, experiment
