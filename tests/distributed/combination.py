@@ -1,7 +1,7 @@
 """Trains one student after another, each as a YAML file says, in one process group; run by test_combinations.py.
 
-The files hold fields of `DistillationArguments`. The data has every column that some loss reads. Beside each file goes
-a JSON file of what was logged, and of how far the weights moved.
+The files hold fields of `DistillationArguments`. The data has every column that some loss reads. Beside each file go
+a JSON file of what was logged, and a folder with the student.
 """
 
 from __future__ import annotations
