@@ -9,6 +9,8 @@ everything must be there. Formats and guarantees: `hf_distill.teachers.cache`.
 
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,7 +112,7 @@ class CacheTeacher(Teacher):
         source = self._load_source()
         self.manifest = self._manifest_of(source)
         self.tokenizer, self.vocab_size = source.tokenizer, source.vocab_size
-        self.model = _skeleton(source.model.config) if isinstance(source.model, PreTrainedModel) else None
+        self.model = _skeleton(_config_of(source.model)) if isinstance(source.model, PreTrainedModel) else None
 
     def _open(self, fingerprint: str | None) -> None:
         self._store = CacheStore(self.path, fingerprints={} if fingerprint is None else {TEACHER: fingerprint})
@@ -119,6 +121,12 @@ class CacheTeacher(Teacher):
         self.tokenizer = AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").is_file() else None
         self.model = _skeleton(AutoConfig.from_pretrained(folder)) if (folder / "config.json").is_file() else None
         self.vocab_size = self.manifest.settings["vocab_size"]
+        begun = {name: self.manifest.settings[name] for name in vars(self.keep) if name in self.manifest.settings}
+        if self.has_source and begun and begun != vars(self.keep):
+            raise ValueError(
+                f"The teacher cache {self.path} was begun with {begun}; what is added to it cannot be kept with "
+                f"{vars(self.keep)}. Give it the same options, or another path."
+            )
 
     def _load_source(self) -> LocalTeacher:
         if self._source is None:
@@ -138,7 +146,8 @@ class CacheTeacher(Teacher):
         if source.tokenizer is not None:
             fingerprints |= tokenizer_fingerprints(source.tokenizer)
         width = source.vocab_size if self.predictions else None
-        sparse = width is not None and source.head is not None
+        # Whether there is a vocabulary; the head itself is out of reach where a device map has placed the teacher.
+        sparse = width is not None and getattr(source.model, "get_output_embeddings", lambda: None)() is not None
         arrays = {self._canonical(name, source.model): "float16" for name in self.kept_taps}
         if width is not None and not sparse:
             arrays[_LOGITS] = "float32"
@@ -300,21 +309,24 @@ class CacheTeacher(Teacher):
             session = [np.random.SeedSequence().entropy]
             if accelerator is not None and accelerator.num_processes > 1:
                 broadcast_object_list(session)
+            if rank == 0:
+                self._save_about()  # first: where there is a manifest, this is there, too
             name = f"{session[0]:x}"
             self._writer = CacheWriter(self.path, self.manifest, order=self._order, rank=rank, session=name)
-            if rank == 0:
-                self._save_about()
         return self._writer
 
     def _save_about(self) -> None:
         """Configuration and tokenizer beside the numbers, so that the source need not be there to read them."""
-        source, folder = self._load_source(), self.path / TEACHER
+        source, folder, unfinished = self._load_source(), self.path / TEACHER, self.path / f"{TEACHER}-unfinished"
         if folder.is_dir():
             return
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
         if isinstance(source.model, PreTrainedModel):
-            source.model.config.save_pretrained(folder)
+            _config_of(source.model).save_pretrained(unfinished)
         if source.tokenizer is not None:
-            source.tokenizer.save_pretrained(folder)
+            source.tokenizer.save_pretrained(unfinished)
+        unfinished.rename(folder)
 
     # ---- Reading ----
 
@@ -353,6 +365,13 @@ class CacheTeacher(Teacher):
             f"of this batch{about}{text}. Capture the same data with the same max_length and tokenizer "
             "(`hf-distill capture`), or give the cache a source."
         )
+
+
+def _config_of(model: PreTrainedModel) -> Any:
+    """Its configuration, with the class that a model made in the process does not note."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    return config
 
 
 def _skeleton(config: Any) -> nn.Module | None:

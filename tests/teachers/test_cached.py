@@ -22,9 +22,7 @@ TEXT = DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=-100)
 
 
 def live(family="llama", **options):
-    model = tiny_model(family, seed=1, **options)
-    model.config.architectures = [type(model).__name__]
-    return LocalTeacher(model, tokenizer=tiny_tokenizer())
+    return LocalTeacher(tiny_model(family, seed=1, **options), tokenizer=tiny_tokenizer())
 
 
 def cache(folder, source=None, **options):
@@ -252,3 +250,47 @@ def test_loss_on_what_was_not_captured_is_not_explained(tmp_path):
     hidden_only = CacheTeacher(tmp_path / "h", source=live(), taps=["hidden.1"], predictions=False)
     with pytest.raises(ValueError, match="holds no predictions"):
         hidden_only.request(rows=True, taps=())
+
+
+def test_rows_that_are_kept_otherwise_are_mixed_in(tmp_path):
+    teacher = cache(tmp_path / "c", live(), k=8)
+    teacher.signal(batch_of(tiny_inputs(tiny_model("llama"))))
+    teacher.close()
+    for options in ({"k": 4}, {"k": 8, "draws": 8}, {"k": 8, "coverage": 0.5}):
+        with pytest.raises(ValueError, match=r"was begun with \{'k': 8, .* Give it the same options, or another path"):
+            cache(tmp_path / "c", live(), **options)
+
+
+def test_teacher_that_a_device_map_has_placed_is_kept_with_its_whole_vocabulary(tmp_path):
+    """Its head is out of reach, so that it gives whole logits; what is kept of them is the same."""
+    model = tiny_model("llama", seed=1)
+    model.hf_device_map = {"": "cpu"}
+    placed = LocalTeacher(model, tokenizer=tiny_tokenizer())
+    assert placed.head is None
+    batch = batch_of(tiny_inputs(tiny_model("llama")))
+    found = cache(tmp_path / "placed", placed, k=8).signal(batch).rows
+    expected = cache(tmp_path / "resident", live(), k=8).signal(batch).rows
+    assert torch.equal(found.ids, expected.ids)
+    torch.testing.assert_close(found.log_probs, expected.log_probs, atol=2 * BOUND, rtol=0)
+
+
+def test_kill_while_a_cache_begins_leaves_one_whose_keys_nobody_finds(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    batch = batch_of(tiny_inputs(tiny_model("llama")))
+    beginning = cache(tmp_path / "c", live(), k=8)
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", kill)
+        with pytest.raises(Killed):
+            beginning.signal(batch)
+    assert not (tmp_path / "c" / "manifest.json").exists()
+    teacher = cache(tmp_path / "c", live(), k=8)
+    teacher.signal(batch)
+    teacher.close()
+    alone = cache(tmp_path / "c")
+    assert alone.tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
+    assert alone.missing(batch) == 0
