@@ -9,6 +9,7 @@ The file is that of the training (``hf-distill train``), where the teacher is a 
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,9 @@ def capture(argv: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what it would take, in bytes and time")
     parser.add_argument("--splits", default=",".join(_SPLITS), help="of the data; default: %(default)s")
     options, overrides = parser.parse_known_args(argv)
+    splits = options.splits.split(",")
+    if unknown := [name for name in splits if name not in _SPLITS]:
+        raise ValueError(f"--splits has {', '.join(unknown)}; expected some of {','.join(_SPLITS)}.")
     arguments, data_spec, tokenizer_name = parse(read_config(options.config), overrides)
 
     from accelerate import Accelerator
@@ -51,7 +55,7 @@ def capture(argv: list[str]) -> int:
     teacher = _teacher(arguments.teacher, Plugins(arguments.plugins or ()))
     with arguments.main_process_first(desc="loading data"):
         data = load_packed_text(data_spec, tokenizer_for(arguments, tokenizer_name))
-    rows = concatenate_datasets([data[name] for name in options.splits.split(",") if name in data])
+    rows = concatenate_datasets([data[name] for name in splits if name in data])
     common: dict[str, Any] = {
         "collator": default_data_collator,
         "batch_size": arguments.per_device_eval_batch_size,
@@ -60,7 +64,7 @@ def capture(argv: list[str]) -> int:
     if options.dry_run:
         _print_estimate(driver.estimate(teacher, rows, **common), teacher, console)
         return 0
-    return _run(teacher, rows, common, console, options.config)
+    return _run(teacher, rows, common, console, again=shlex.join(["hf-distill", "capture", *argv]))
 
 
 def _teacher(spec: Any, plugins: Any) -> CacheTeacher:
@@ -77,7 +81,7 @@ def _teacher(spec: Any, plugins: Any) -> CacheTeacher:
     return found[0]
 
 
-def _run(teacher: CacheTeacher, rows: Dataset, common: dict[str, Any], console: Console, config: str) -> int:
+def _run(teacher: CacheTeacher, rows: Dataset, common: dict[str, Any], console: Console, *, again: str) -> int:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..drivers.capture import capture as run
@@ -97,7 +101,7 @@ def _run(teacher: CacheTeacher, rows: Dataset, common: dict[str, Any], console: 
         except KeyboardInterrupt:
             progress.stop()
             console.print(f"interrupted; {len_of(teacher):,} examples are kept in {teacher.path}")
-            console.print(f"go on with: hf-distill capture {config}", soft_wrap=True)
+            console.print(f"go on with: {again}", soft_wrap=True, highlight=False)
             return 130
     console.print(f"asked about {new:,} examples in {_duration(time.monotonic() - start)}", highlight=False)
     console.print(describe(teacher), highlight=False, soft_wrap=True)

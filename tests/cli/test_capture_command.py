@@ -94,6 +94,8 @@ def test_dry_run_keeps_something_or_says_nothing(config, tmp_path, capsys):
     assert "examples of" in out
     assert "MB and" in out
     assert not (tmp_path / "kept").exists()
+    assert main(["capture", config(), "--splits", "train,tset"]) == 2
+    assert "--splits has tset; expected some of train,probe,test" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
