@@ -87,7 +87,10 @@ def _on_meta(model: PreTrainedModel) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             replica: PreTrainedModel = type(model)(copy.deepcopy(model.config)).eval()
-            return replica
+        # A class may name another device, and `torch.linspace` ignores the one above for the rest of a process whose
+        # first use of the meta device was inside `from_pretrained` (torch 2.13 with transformers 5.x).
+        nn.Module.to(replica, "meta")
+        return replica
     finally:
         torch.set_default_dtype(previous)
 

@@ -24,7 +24,7 @@ class ChangedLlama(LlamaForCausalLM):
 
     def __init__(self, config):
         super().__init__(config)
-        self.gain = nn.Parameter(torch.linspace(0.5, 2, config.vocab_size))
+        self.gain = nn.Parameter(torch.linspace(0.5, 2, config.vocab_size, device="cpu"))  # whatever the context says
 
     def forward(self, input_ids, **kwargs):
         states = self.model(input_ids).last_hidden_state
