@@ -24,8 +24,8 @@ def low_rank(model, *, rank: int, which: str = "down_proj"):
             thin = nn.Sequential(
                 nn.Linear(linear.in_features, rank, bias=False), nn.Linear(rank, linear.out_features, bias=False)
             )
-            thin[0].weight = nn.Parameter(right[:rank])
-            thin[1].weight = nn.Parameter(left[:, :rank] * values[:rank])
+            thin[0].weight = nn.Parameter(right[:rank].contiguous())  # as a file has it: bits depend on it
+            thin[1].weight = nn.Parameter((left[:, :rank] * values[:rank]).contiguous())
             setattr(module, which, thin)
 
 
