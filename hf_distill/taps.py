@@ -19,6 +19,7 @@ Shape letters: B examples, S positions, H hidden width, h heads, d width of a he
                     rotary embedding and norms. With grouped queries key and value have fewer heads.
 "router.<i>"        router logits of a mixture-of-experts block as its router gives them, mostly ``[B * S, experts]``.
 "module:<path>"     output of any module (of a tuple or output object its first tensor).
+"input:<path>"      input of any module (its first tensor): of a classifier's last layer the features that it reads.
 =================== ================================================================================================
 
 Negative i count from the end. Encoder-decoders: "encoder.hidden.3", "decoder.attention.0" (the decoder's
@@ -48,7 +49,7 @@ __all__ = ["Taps", "blocks", "ensure_eager", "layer_map", "match_layers", "num_b
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?:(encoder|decoder)\.)?(hidden|attention|scores|query|key|value|router)\.(-?\d+)")
-_FORMS = '"hidden.<i>", "attention.<i>", "scores.<i>", "query.<i>", "key.<i>", "value.<i>", "router.<i>" (before them "encoder." or "decoder." for encoder-decoders) or "module:<path>"'  # noqa: E501
+_FORMS = '"hidden.<i>", "attention.<i>", "scores.<i>", "query.<i>", "key.<i>", "value.<i>", "router.<i>" (before them "encoder." or "decoder." for encoder-decoders) or "module:<path>", "input:<path>"'  # noqa: E501
 
 _SEPARATE = {
     "query": ("q_proj", "query", "q", "q_lin", "query_proj", "q_linear", "linear_q", "to_q"),
@@ -179,15 +180,18 @@ class _OutputTap:
 
 @dataclass
 class _InputTap:
-    """Keeps the hidden states that go into a block."""
+    """Keeps the first tensor that goes into a module: the hidden states, of a block."""
 
     name: str
     module: nn.Module
 
     def attach(self, keep: Keep) -> list[RemovableHandle]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not _in_backward():
-                keep(self.name, args[0] if args else kwargs["hidden_states"])
+            if _in_backward():
+                return
+            if (tensor := _first_tensor([*args, kwargs.get("hidden_states"), *kwargs.values()])) is None:
+                raise RuntimeError(f'"{self.name}": {type(module).__name__} was called without a tensor.')
+            keep(self.name, tensor)
 
         return [self.module.register_forward_pre_hook(before, with_kwargs=True)]
 
@@ -258,6 +262,8 @@ def _is_checkpointing(module: nn.Module) -> bool:
 def _resolve(model: nn.Module, name: str) -> _Tap:
     if name.startswith("module:"):
         return _OutputTap(name, _module_at(model, name.removeprefix("module:")), _first_tensor)
+    if name.startswith("input:"):
+        return _InputTap(name, _module_at(model, name.removeprefix("input:")))
     if (match := _NAME.fullmatch(name)) is None:
         raise ValueError(f"Feature {name!r}; expected {_FORMS}.")
     stack, kind, index = match[1] or "", match[2], int(match[3])

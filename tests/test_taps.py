@@ -210,6 +210,14 @@ def test_any_module_can_be_tapped_by_its_path():
     assert features["module:lm_head"].shape == (3, 9, 64)
 
 
+@pytest.mark.parametrize(("family", "path"), [("bert_classifier", "classifier"), ("vit", "classifier")])
+def test_the_input_of_a_head_is_not_what_the_head_reads(family, path):
+    model = tiny_model(family)
+    features = capture(model, [f"input:{path}", f"module:{path}"])
+    assert features[f"input:{path}"].shape == (3, 32)
+    torch.testing.assert_close(model.get_submodule(path)(features[f"input:{path}"]), features[f"module:{path}"])
+
+
 def test_attention_of_the_default_implementation_is_an_error_and_not_an_empty_tuple():
     model = tiny_model("bert_mlm")
     assert model.config._attn_implementation == "sdpa"

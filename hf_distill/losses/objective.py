@@ -20,6 +20,7 @@ from ..signals import Rows, SparseRows
 from .rowwise import at_least_float32, log_probabilities
 
 LABELS = "labels"
+TEMPERATURE = "temperature"
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class RowTerm:
 
     Attributes:
         name: unique among the terms.
-        function: ``(student_logits, *teacher_logits)``, all ``[n, V]``, to ``[n]``; may have a parameter ``labels``;
-            may be a `RowLoss` with parameters, and with columns that come by keyword. Without a teacher,
-            ``(student_logits, labels)``.
+        function: ``(student_logits, *teacher_logits)``, all ``[n, V]``, to ``[n]``; may have parameters ``labels`` and
+            ``temperature``; may be a `RowLoss` with parameters, and with columns that come by keyword. Without a
+            teacher, ``(student_logits, labels)``.
         scale: derivative of the total with respect to the sum of this loss.
         temperature: logits are divided by it, values multiplied by its square.
         teachers: whom it listens to.
@@ -47,9 +48,20 @@ class RowTerm:
     @property
     def reads(self) -> tuple[str, ...]:
         """What it takes by keyword: the rows' targets, where the function names them, and its columns."""
-        function = self.function.forward if isinstance(self.function, nn.Module) else self.function
-        labelled = not self.teachers or LABELS in inspect.signature(function).parameters
+        labelled = not self.teachers or LABELS in self._parameters
         return (*([LABELS] if labelled else []), *getattr(self.function, "columns", ()))
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What it takes by keyword beside data: the temperature, where the function names it and it is not bound."""
+        parameter = self._parameters.get(TEMPERATURE)
+        named = parameter is not None and parameter.default is parameter.empty
+        return {TEMPERATURE: self.temperature} if named else {}
+
+    @property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        function = self.function.forward if isinstance(self.function, nn.Module) else self.function
+        return inspect.signature(function).parameters
 
     @property
     def on_sparse(self) -> Callable[[Tensor, SparseRows], Tensor] | None:
@@ -99,6 +111,7 @@ class Objective:
         self.widths = [min((shared[name] for name in term.teachers), default=own) for term in terms]
         self.observed = next(iter(shared.items())) if observe and shared else None
         self.reads = [term.reads for term in terms]
+        self.settings = [term.settings for term in terms]
         for term, names in zip(terms, self.reads, strict=True):
             if missing := [name for name in names if name not in columns]:
                 raise ValueError(
@@ -148,7 +161,7 @@ class Objective:
         student = _finish(student_logits, self.student)
         teachers = {name: self._finish_teacher(name, logits) for name, logits in teacher_logits.items()}
         sums = []
-        for term, width, reads in zip(self.terms, self.widths, self.reads, strict=True):
+        for term, width, reads, settings in zip(self.terms, self.widths, self.reads, self.settings, strict=True):
             function = term.function
             arguments: list[Any] = [_leading(student, width, term.temperature)]
             first = teachers[term.teachers[0]] if term.teachers else None
@@ -157,7 +170,7 @@ class Objective:
                 arguments.append(first.conditioned(columns=width, temperature=term.temperature))
             else:
                 arguments += [_leading(teachers[name], width, term.temperature) for name in term.teachers]
-            options = {name: columns[name] for name in reads}
+            options: dict[str, Any] = {name: columns[name] for name in reads} | settings
             if not term.teachers:
                 arguments.append(options.pop(LABELS))
             with attribute_errors(term.source):

@@ -35,6 +35,7 @@ def conformance(
     teacher: Mapping[str, Any] = TEACHER,
     columns: Mapping[str, Sequence[Any]] | None = None,
     num_teachers: int = 1,
+    data: Callable[[], tuple[Any, Callable[..., Any]]] | None = None,
 ) -> Callable[..., None]:
     """A pytest function that checks the properties of a loss, a test each.
 
@@ -43,14 +44,16 @@ def conformance(
         plugins: what to activate so that the name is known.
         options: of the loss.
         reference: the value by another road; without it "reference_value" is not checked. Of a row loss it takes the
-            logits of student and teacher as float64 NumPy arrays ``[n, V]``, labels and columns ``[n]`` by keyword
-            where the loss reads them, and gives ``[n]``; of a batch loss it takes what the loss takes, in float64, and
-            gives the sum.
+            logits of student and teacher as float64 NumPy arrays ``[n, V]``, labels and columns ``[n]`` and the
+            temperature by keyword where the loss reads them, and gives ``[n]``; of a batch loss it takes what the loss
+            takes, in float64, and gives the sum.
         lacks: properties that the loss does not have, and why; that it really does not have them is checked.
         student: options of `tiny_model`, "family" among them.
         teacher: the same of the teacher.
         columns: columns that the loss reads, by name: four values, one for each example.
         num_teachers: how many teachers a row loss takes the logits of.
+        data: makes the data that the loss is tried on, a data set of four examples and a collator: for losses of nested
+            batches.
 
     Returns:
         What pytest collects once it stands in a test file under a name that begins with ``test``.
@@ -60,7 +63,7 @@ def conformance(
     """
     import pytest
 
-    subject = Subject(component, plugins, options or {}, reference, student, teacher, columns or {}, num_teachers)
+    subject = Subject(component, plugins, options or {}, reference, student, teacher, columns or {}, num_teachers, data)
     properties = properties_of(subject)
     reasons = dict(lacks or {})
     for name, reason in reasons.items():

@@ -35,7 +35,7 @@ class Case:
         term: the loss as the engine takes it.
         student: logits, ``[n, V]``.
         teachers: the same of each teacher.
-        columns: what the loss may read beside the logits, ``[n]`` each.
+        columns: what the loss reads beside the logits, ``[n]`` each.
     """
 
     term: RowTerm
@@ -74,14 +74,15 @@ class Case:
         """The loss itself on logits, ``[n]``."""
         student = self.student if student is None else student
         teachers = self.teachers if teachers is None else teachers
-        values: Tensor = self.term.function(student, *teachers, **self.columns)
+        values: Tensor = self.term.function(student, *teachers, **self.columns, **self.term.settings)
         require(values.shape == (len(student),), f"{len(student)} rows gave values of shape {tuple(values.shape)}.")
         return values
 
     def at(self, temperature: float) -> Case:
         """The same with logits divided by a temperature."""
         teachers = tuple(teacher / temperature for teacher in self.teachers)
-        return replace(self, student=self.student / temperature, teachers=teachers)
+        term = replace(self.term, temperature=temperature)
+        return replace(self, term=term, student=self.student / temperature, teachers=teachers)
 
     @property
     def own(self) -> list[nn.Parameter]:
@@ -119,7 +120,8 @@ def reference_value(subject: Subject) -> None:
             scaled = case.at(temperature)
             logits = [tensor.double().numpy() for tensor in (scaled.student, *scaled.teachers)]
             columns = {name: values.numpy() for name, values in case.columns.items()}
-            expected = torch.as_tensor(subject.reference(*logits, **columns), dtype=torch.float64)
+            reference = subject.reference(*logits, **columns, **scaled.term.settings)
+            expected = torch.as_tensor(reference, dtype=torch.float64)
             found = scaled.values().detach()
             require_near(found, expected, tolerance, f"values in {dtype} at temperature {temperature:g}")
             total = case.on_logits(temperature)[0].sums[subject.name]
@@ -251,7 +253,8 @@ def error_names_plugin(subject: Subject) -> None:
     case = Case.of(subject)
 
     def misfit(student: Tensor, *teachers: Tensor) -> Tensor:
-        values: Tensor = case.term.function(student, *(teacher[1:] for teacher in teachers), **case.columns)
+        options = {**case.columns, **case.term.settings}
+        values: Tensor = case.term.function(student, *(teacher[1:] for teacher in teachers), **options)
         return values
 
     broken = replace(case, term=replace(case.term, function=misfit), columns={})

@@ -7,7 +7,8 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
-from hf_distill import DistillationTrainer, RowLoss
+from hf_distill import DistillationTrainer, RowLoss, Rows
+from hf_distill.losses.engine import RowTerm, row_losses
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
 
 
@@ -71,3 +72,26 @@ def test_teacher_that_does_not_exist_or_two_for_features_are_not_explained(tmp_p
         trainer_for(tmp_path, [{"name": "forward_kl", "teacher": ["a", "c"]}], data_with())
     with pytest.raises(ValueError, match="'hidden_mse' compares features with one teacher, but names 2: a, b"):
         trainer_for(tmp_path, [{"name": "hidden_mse", "teacher": ["a", "b"]}], data_with())
+
+
+def standardised(student_logits, teacher_logits, temperature):
+    """A loss that undoes the division by the temperature, and so must divide by it again."""
+    p, q = (torch.nn.functional.normalize(z, dim=-1).div(temperature) for z in (teacher_logits, student_logits))
+    return (p - q).square().sum(-1)
+
+
+def test_a_loss_that_cancels_the_temperature_is_not_told_of_it(tmp_path):
+    student, teacher = torch.randn(3, 5), torch.randn(3, 5)
+    terms = [RowTerm("own", standardised, 1.0, temperature=2.0)]
+    found = row_losses(Rows(logits=student), {"teacher": Rows(logits=teacher)}, terms).sums["own"]
+    directions = [torch.nn.functional.normalize(logits, dim=-1) for logits in (student, teacher)]
+    torch.testing.assert_close(found, (directions[0] - directions[1]).square().sum())  # a quarter, times two squared
+
+
+def test_the_temperature_of_a_function_with_one_of_its_own_is_replaced():
+    def own(student_logits, teacher_logits, *, temperature=3.0):
+        return torch.full_like(student_logits[:, 0], temperature)
+
+    terms = [RowTerm("own", own, 1.0, temperature=2.0)]
+    rows = Rows(logits=torch.randn(2, 5))
+    assert row_losses(rows, {"teacher": rows}, terms).sums["own"] == 2 * 3.0 * 4
