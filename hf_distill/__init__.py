@@ -12,6 +12,7 @@ from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from .arguments import DistillationArguments as DistillationArguments
+    from .blocks import blocks as blocks
     from .blocks import hidden_width as hidden_width
     from .blocks import num_blocks as num_blocks
     from .data.class_report import ClassReport as ClassReport
@@ -49,10 +50,15 @@ if TYPE_CHECKING:
     from .signals import Rows as Rows
     from .signals import Signal as Signal
     from .signals import SparseRows as SparseRows
+    from .students import Blueprint as Blueprint
     from .students import Source as Source
     from .students import StudentBuild as StudentBuild
     from .students import build_student as build_student
+    from .students import keep_blocks as keep_blocks
     from .students import load_student as load_student
+    from .students import open_weights as open_weights
+    from .students import shape_only as shape_only
+    from .students import skeleton as skeleton
     from .students import transform as transform
     from .teachers.base import Teacher as Teacher
     from .teachers.cached import CacheTeacher as CacheTeacher
@@ -73,7 +79,7 @@ __version__ = "0.1.0"
 # Where each public name stands; the imports above say the same to type checkers and editors.
 _MODULES = {
     ".arguments": ["DistillationArguments"],
-    ".blocks": ["hidden_width", "num_blocks"],
+    ".blocks": ["blocks", "hidden_width", "num_blocks"],
     ".data.class_report": ["ClassReport"],
     ".data.generators": ["Predictions", "ProposedRow", "RoundContext", "RoundGenerator"],
     ".data.labelled_texts": ["load_labelled_texts"],
@@ -93,7 +99,10 @@ _MODULES = {
     ".plugins": ["Plugins"],
     ".registry": ["PluginError"],
     ".signals": ["Batch", "Clock", "Rows", "Signal", "SparseRows"],
-    ".students": ["Source", "StudentBuild", "build_student", "load_student", "transform"],
+    ".students": [
+        *("Blueprint", "Source", "StudentBuild", "build_student", "keep_blocks", "load_student", "open_weights"),
+        *("shape_only", "skeleton", "transform"),
+    ],
     ".teachers.base": ["Teacher"],
     ".teachers.cached": ["CacheTeacher"],
     ".teachers.local": ["LocalTeacher"],
@@ -111,6 +120,7 @@ __all__ = [
     "Batch",
     "BatchGenerator",
     "BatchLoss",
+    "Blueprint",
     "Budget",
     "BudgetExhausted",
     "CacheTeacher",
@@ -150,17 +160,22 @@ __all__ = [
     "TextRequest",
     "TextTeacher",
     "Usage",
+    "blocks",
     "build_student",
     "capture",
     "forward_kl",
     "hidden_width",
     "hookimpl",
+    "keep_blocks",
     "load_labelled_texts",
     "load_student",
     "make_text_teacher",
     "num_blocks",
+    "open_weights",
     "reverse_kl",
     "rowwise",
+    "shape_only",
+    "skeleton",
     "skewed_kl",
     "skewed_reverse_kl",
     "transform",

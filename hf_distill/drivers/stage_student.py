@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import difflib
 import fnmatch
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
-from transformers.integrations import deepspeed as zero
 from transformers.utils import logging
 
 from ..auxiliary import ATTRIBUTE, FILE
@@ -24,6 +22,7 @@ from ..plan import Plan
 from ..plugins import Plugins
 from ..registry import did_you_mean
 from ..students import load_student, transform
+from ..students.weights import whole_weights
 from .stage_spec import Stage
 
 logger = logging.get_logger(__name__)
@@ -92,21 +91,6 @@ def _class_options(stage: Stage, labels: Sequence[str] | None) -> dict[str, Any]
         names["id2label"] = dict(enumerate(labels))
         names["label2id"] = {label: index for index, label in enumerate(labels)}
     return {"model_class": found, **names, **options}
-
-
-@contextlib.contextmanager
-def whole_weights() -> Iterator[None]:
-    """Models load whole, although an earlier stage ran under ZeRO-3, whose loading takes all processes."""
-    reference = zero._hf_deepspeed_config_weak_ref
-    config = reference() if reference is not None else None
-    if config is None:
-        yield
-        return
-    zero.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        zero.set_hf_deepspeed_config(config)
 
 
 def train_only(model: nn.Module, patterns: Sequence[str] | None, *, stage: str) -> None:

@@ -6,7 +6,22 @@ registered by plugins through the hook `register_students`, and leave a note in 
 
 from __future__ import annotations
 
-from .base import LayerMap, Source, StudentBuild, build_student
+from .base import build_student
+from .blueprint import Blueprint, LayerMap, Source, StudentBuild, shape_only
+from .configs import keep_blocks, skeleton
+from .opening import open_weights
 from .transforms import load_student, transform
 
-__all__ = ["LayerMap", "Source", "StudentBuild", "build_student", "load_student", "transform"]
+__all__ = [
+    "Blueprint",
+    "LayerMap",
+    "Source",
+    "StudentBuild",
+    "build_student",
+    "keep_blocks",
+    "load_student",
+    "open_weights",
+    "shape_only",
+    "skeleton",
+    "transform",
+]

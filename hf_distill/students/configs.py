@@ -73,31 +73,61 @@ def keep_blocks(config: PretrainedConfig, kept: Sequence[int], num_blocks: int, 
             setattr(part, name, [value[index] for index in kept])
 
 
-def new_model(teacher: PreTrainedModel, config: PretrainedConfig, *, seed: int | None = 0) -> PreTrainedModel:
+def new_model(
+    teacher: PreTrainedModel,
+    config: PretrainedConfig,
+    *,
+    model_class: type[PreTrainedModel] | None = None,
+    seed: int | None = 0,
+) -> PreTrainedModel:
     """A model of the teacher's class, dtype, device and attention kind, with random weights.
 
     Args:
         teacher: what the new model resembles.
         config: its configuration.
+        model_class: where not the teacher's.
         seed: decides the weights, leaving the global generators alone; None draws from those.
 
     Raises:
         ValueError: the family refuses the configuration, or the teacher was changed by transforms.
     """
-    if getattr(config, "hf_distill", {}).get("transforms"):
-        raise ValueError(f"{type(teacher).__name__} was changed by transforms; build from the model before them.")
-    # Through a dict, as it will be read back after saving: what contradicts itself shows now.
-    config = type(config).from_dict({key: value for key, value in config.to_dict().items() if key != "hf_distill"})
-    model_class: Any = type(teacher)
+    config = _checked(teacher, config)
+    made: Any = model_class or type(teacher)
     with contextlib.ExitStack() as context:
         if seed is not None:
             context.enter_context(torch.random.fork_rng(devices=[]))
             torch.manual_seed(seed)
-        student = model_class._from_config(
+        student = made._from_config(
             config, dtype=teacher.dtype, attn_implementation=teacher.config._attn_implementation
         )
-    if teacher.can_generate():
+    if teacher.can_generate() and student.can_generate():
         student.generation_config = copy.deepcopy(teacher.generation_config)
     device = "cpu" if teacher.device.type == "meta" else teacher.device  # a teacher known by its shape alone
     placed: PreTrainedModel = student.to(device).eval()
     return placed
+
+
+def skeleton(
+    teacher: PreTrainedModel, config: PretrainedConfig, model_class: type[PreTrainedModel] | None = None
+) -> PreTrainedModel:
+    """A model without values, on the device "meta": the names, shapes and ties of a student's tensors.
+
+    Args:
+        teacher: gives the dtype, and the class where none is given.
+        config: of the student.
+        model_class: of the student.
+
+    Raises:
+        ValueError: the family refuses the configuration, or the teacher was changed by transforms.
+    """
+    made: Any = model_class or type(teacher)
+    with torch.device("meta"):
+        model: PreTrainedModel = made._from_config(_checked(teacher, config), dtype=teacher.dtype).eval()
+    return model
+
+
+def _checked(teacher: PreTrainedModel, config: PretrainedConfig) -> PretrainedConfig:
+    """A copy of a configuration as it will be read back after saving: what contradicts itself shows now."""
+    if getattr(config, "hf_distill", {}).get("transforms"):
+        raise ValueError(f"{type(teacher).__name__} was changed by transforms; build from the model before them.")
+    return type(config).from_dict({key: value for key, value in config.to_dict().items() if key != "hf_distill"})

@@ -21,8 +21,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from ..blocks import blocks, is_encoder_decoder
 from ..registry import did_you_mean
-from .base import Source, StudentBuild
-from .configs import keep_blocks, new_model, part_of, present
+from .blueprint import Blueprint, Source, shape_only
+from .configs import keep_blocks, part_of, present, skeleton
 
 SHARES = {"half": 1 / 2, "quarter": 1 / 4, "eighth": 1 / 8}
 SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512)}
@@ -31,6 +31,7 @@ _HEAD_WIDTH = 64
 _CLOSE = 0.05
 
 
+@shape_only
 def fresh(
     teacher: PreTrainedModel,
     *,
@@ -42,7 +43,7 @@ def fresh(
     vocab_size: int | None = None,
     config: dict[str, Any] | None = None,
     seed: int | None = 0,
-) -> StudentBuild:
+) -> Blueprint:
     """A new model of the teacher's class.
 
     Heads divide the width and are, where nothing else is asked for, as wide as the teacher's; key-value heads and inner
@@ -79,9 +80,9 @@ def fresh(
         raise ValueError(
             f"No size {size!r}; there are {', '.join((*SHARES, *SHAPES))}, or give hidden_size and layers."
         )
-    student = new_model(teacher, student_config, seed=seed)
-    # Nothing was copied, so no block of the student belongs to one of the teacher's.
-    return StudentBuild(student, {name: Source("random") for name in student.state_dict()}, None)
+    names = skeleton(teacher, student_config).state_dict()
+    # Nothing is copied, so no block of the student belongs to one of the teacher's.
+    return Blueprint(student_config, dict.fromkeys(names, Source("random")), seed=seed)
 
 
 def _configure(

@@ -13,12 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..blocks import blocks, is_encoder_decoder, layer_map
-from .base import Source, StudentBuild
-from .configs import keep_blocks, new_model
+from .blueprint import Blueprint, Source, shape_only
+from .configs import keep_blocks, skeleton
 
 Layers = int | Sequence[int]
 
 
+@shape_only
 def layer_drop(
     teacher: PreTrainedModel,
     *,
@@ -26,7 +27,7 @@ def layer_drop(
     strategy: str = "uniform",
     encoder_layers: Layers | None = None,
     decoder_layers: Layers | None = None,
-) -> StudentBuild:
+) -> Blueprint:
     """A model of the teacher's class with some of its blocks; embeddings, norms and head are copied, tied stays tied.
 
     Args:
@@ -56,9 +57,7 @@ def layer_drop(
     config = copy.deepcopy(teacher.config)
     for stack, chosen in kept.items():
         keep_blocks(config, chosen, len(blocks(teacher, stack)), stack)
-    student = new_model(teacher, config)
-    mapping = _copy(teacher, student, kept)
-    return StudentBuild(student, mapping, kept.get("", kept))
+    return Blueprint(config, _copies(teacher, skeleton(teacher, config), kept), kept.get("", kept))
 
 
 def _choose(num_teacher: int, wish: Layers | None, strategy: str) -> list[int]:
@@ -75,8 +74,8 @@ def _choose(num_teacher: int, wish: Layers | None, strategy: str) -> list[int]:
     return chosen
 
 
-def _copy(teacher: PreTrainedModel, student: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> dict[str, Source]:
-    """Fill the student with the teacher's tensors and say which went where."""
+def _copies(teacher: PreTrainedModel, student: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> dict[str, Source]:
+    """Which of the teacher's tensors goes where in the student."""
     available, wanted = teacher.state_dict(), student.state_dict()
     sources = {name: _source(name, teacher, kept, available) for name in wanted}
     empty = [
@@ -92,7 +91,6 @@ def _copy(teacher: PreTrainedModel, student: PreTrainedModel, kept: Mapping[str,
             f"not fit their new one: nothing fills {empty}, nothing takes {left}. "
             "Keep blocks whose old and new places are of one kind."
         )
-    student.load_state_dict({name: available[source] for name, source in sources.items()})
     return {name: Source("copy", (source,)) for name, source in sources.items()}
 
 

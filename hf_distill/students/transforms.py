@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from ..plugins import Plugins
-from .base import architecture
+from .opening import architecture
 
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "trust_remote_code")
 
@@ -50,6 +50,9 @@ def transform(model: PreTrainedModel, name: str, *, plugins: Plugins | None = No
         raise ValueError(f"The options of a transform are saved with the model; JSON cannot hold {options}.") from error
     plugins = plugins or Plugins()
     plugins.transforms.create(name, options)(model)
+    for parameter in model.parameters():
+        # As it will be when it is read back; products with another layout round differently.
+        parameter.data = parameter.data.contiguous()
     done = getattr(model.config, "hf_distill", {})
     spec = {"name": name, "options": options, "package": plugins.transforms.get(name).package}
     model.config.hf_distill = {**done, "transforms": [*done.get("transforms", []), spec]}
