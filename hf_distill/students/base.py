@@ -65,6 +65,11 @@ def build_student(
         json.dumps(options)
     except TypeError as error:
         raise ValueError(f"The options of a builder are saved with the student; JSON cannot hold {options}.") from error
+    if not isinstance(teacher, (PreTrainedModel, str, os.PathLike)):
+        raise ValueError(
+            f"The teacher is a {type(teacher).__name__}; expected a model of transformers, or the folder or hub name "
+            "of one. Take it out of wrappers (PEFT: merge_and_unload; DDP: .module) first."
+        )
     if callable(builder):
         name, package, function = getattr(builder, "__name__", type(builder).__name__), None, builder
         build_from: Callable[..., StudentBuild | Blueprint] = partial(builder, **options)

@@ -27,6 +27,8 @@ from .configs import keep_blocks, part_of, present, skeleton
 SHARES = {"half": 1 / 2, "quarter": 1 / 4, "eighth": 1 / 8}
 SHAPES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512)}
 _HEAD_WIDTH = 64
+_SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id",
+                   "mask_token_id", "decoder_start_token_id")  # fmt: skip
 # Two shapes whose parameter counts are both within this share of the target are told apart by proportions instead.
 _CLOSE = 0.05
 
@@ -66,6 +68,9 @@ def fresh(
     """
     numbers = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "intermediate_size": intermediate_size}
     given = {name: value for name, value in numbers.items() if value is not None}
+    for name, value in {**given, **({} if vocab_size is None else {"vocab_size": vocab_size})}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; a student has a whole number of them, at least one.")
     if size is not None and given:
         raise ValueError(f"size={size!r} already says {', '.join(given)}; give either the one or the others.")
     make: Any = partial(_configure, teacher, vocab_size=vocab_size, config=config or {})
@@ -99,8 +104,6 @@ def _configure(
     changed = copy.deepcopy(teacher.config)
     for stack, depth in _depths(teacher).items():
         wanted = layers[stack] if isinstance(layers, dict) else depth if layers is None else layers
-        if wanted < 1:
-            raise ValueError(f"Asked for {wanted} layers; a student has at least one.")
         keep_blocks(changed, [index % depth for index in range(wanted)], depth, stack)
     part = part_of(changed)
     _set_width(part, hidden_size, heads, intermediate_size)
@@ -108,7 +111,20 @@ def _configure(
         if not hasattr(part, name):
             raise ValueError(f"{type(part).__name__} has no field {name!r}{did_you_mean(name, part.to_dict())}")
         setattr(part, name, value)
+    _check_special_tokens(part)
     return changed
+
+
+def _check_special_tokens(part: PretrainedConfig) -> None:
+    size = getattr(part, "vocab_size", None)
+    for name in _SPECIAL_TOKENS:
+        ids = getattr(part, name, None)
+        for one in ids if isinstance(ids, list) else [ids]:
+            if isinstance(size, int) and isinstance(one, int) and one >= size:
+                raise ValueError(
+                    f"A vocabulary of {size} loses the token {one}, which is the {name}; give vocab_size at least "
+                    f"{one + 1}, or another {name} in config."
+                )
 
 
 def _set_width(part: PretrainedConfig, width: int | None, heads: int | None, inner: int | None) -> None:

@@ -109,3 +109,8 @@ def test_a_checkpoint_of_an_unknown_class_asks_for_one(tmp_path):
     with pytest.raises(ValueError, match="of class 'LlamaForPoetry', which transformers lacks; pass model_class"):
         build_student(tmp_path)
     assert build_student(tmp_path, model_class=LlamaForCausalLM, layers=2).layer_map == [0, 1]
+
+
+def test_a_teacher_that_is_no_model_of_transformers_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match=r"The teacher is a Linear; expected a model of transformers"):
+        build_student(torch.nn.Linear(2, 2), layers=1)

@@ -143,7 +143,10 @@ def test_other_fields_and_another_vocabulary_are_taken_over():
         ({"size": "third"}, "No size 'third'; there are half, quarter"),
         ({"size": "half", "layers": 2}, "size='half' already says layers"),
         ({"heads": 5}, r"5 heads cannot share a width of 32; possible: \[1, 2, 4, 8, 16, 32\]"),
-        ({"layers": 0}, "at least one"),
+        ({"layers": 0}, "layers is 0; a student has .* at least one"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"heads": 1.5}, "heads is 1.5"),
+        ({"vocab_size": 2}, "A vocabulary of 2 loses the token 2, which is the eos_token_id; give .* at least 3"),
         ({"config": {"rms_norm_epss": 1}}, "did you mean 'rms_norm_eps'"),
     ],
 )
