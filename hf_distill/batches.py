@@ -39,10 +39,15 @@ class BatchReader:
     def read(self, inputs: Mapping[str, Any], *, num_real: int | None = None) -> Batch:
         """Split `inputs` into what models take, labels and extras, and find the rows that count.
 
+        Values that are mappings are the parts of a nested batch; its first tensor has one row for each example, as
+        `Trainer` and accelerate count them.
+
         Args:
             inputs: the collated batch.
             num_real: examples after this many are duplicates that only fill up the batch; they are masked out.
         """
+        if any(isinstance(value, Mapping) for value in inputs.values()):
+            return self._read_nested(inputs, num_real)
         labels = inputs.get("labels")
         model_inputs = {k: v for k, v in inputs.items() if k not in ("labels", "shift_labels", *self.extra_columns)}
         if self.is_encoder_decoder and labels is not None and self.shift_right is not None:
@@ -63,6 +68,23 @@ class BatchReader:
             row_labels=row_labels,
             row_mask=row_mask,
             token_mask=token_mask,
+        )
+
+    def _read_nested(self, inputs: Mapping[str, Any], num_real: int | None) -> Batch:
+        parts = {name: self.read(value) for name, value in inputs.items() if isinstance(value, Mapping)}
+        size = find_batch_size(inputs)
+        mask = torch.ones(size, dtype=torch.bool, device=next(iter(parts.values())).token_mask.device)
+        if num_real is not None:
+            mask[num_real:] = False
+        own = {k: v for k, v in inputs.items() if k != "labels" and k not in parts}
+        return Batch(
+            inputs={k: v for k, v in own.items() if k not in self.extra_columns},
+            extras={k: v for k, v in own.items() if k in self.extra_columns},
+            labels=inputs.get("labels"),
+            row_labels=None,
+            row_mask=mask,
+            token_mask=mask.clone(),
+            parts=parts,
         )
 
     def _token_mask(self, model_inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:

@@ -55,6 +55,16 @@ class ActiveLoss:
         return self.function is not None and not isinstance(self.function, BatchLoss)
 
     @property
+    def student_parts(self) -> tuple[str, ...]:
+        """The parts of a nested batch that the student is run on for it; none for a loss of flat batches."""
+        return self.function.student_parts if isinstance(self.function, BatchLoss) else ()
+
+    @property
+    def teacher_parts(self) -> tuple[str, ...]:
+        """The parts of a nested batch that its teacher is run on."""
+        return self.function.teacher_parts if isinstance(self.function, BatchLoss) and self.teachers else ()
+
+    @property
     def module(self) -> Loss | None:
         """The loss as a module with state, if it is one."""
         return self.function if isinstance(self.function, Loss) else None
@@ -127,7 +137,8 @@ def _make_loss(spec: Any, teachers: Mapping[str, Teacher], plugins: Plugins) -> 
     name = options.pop("name", None) or getattr(function, "__name__", None) or type(function).__name__
     label = options.pop("label", name)
     weight = Schedule.parse(options.pop("weight", 1.0))
-    temperature = options.pop("temperature", 1.0)
+    own = function is None and name != TASK and _takes_temperature(plugins, name)
+    temperature = 1.0 if own else options.pop("temperature", 1.0)
     if not isinstance(temperature, (int, float)) or temperature <= 0:
         raise ValueError(f"The temperature of {label!r} is {temperature!r}; expected a positive number.")
     teacher = options.pop("teacher", None)
@@ -153,6 +164,15 @@ def _make_loss(spec: Any, teachers: Mapping[str, Teacher], plugins: Plugins) -> 
         teachers=_choose_teachers(label, function, teacher, teachers),
         source=source,
     )
+
+
+def _takes_temperature(plugins: Plugins, name: str) -> bool:
+    """Whether the temperature is an option of the loss itself: of a batch loss that knows what to divide by it."""
+    component = plugins.losses.get(name)
+    target = component.resolve()
+    if not (isinstance(target, type) and issubclass(target, BatchLoss)):
+        return False
+    return any(parameter.name == "temperature" for parameter in component.parameters()[0])
 
 
 def _choose_teachers(

@@ -79,6 +79,11 @@ class Plan:
         return self.distils or self.selector is not None or self.generator is not None
 
     @property
+    def nested(self) -> bool:
+        """Whether losses read nested batches."""
+        return any(loss.student_parts for loss in self.losses)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Data set columns that must reach the step beside the student's inputs."""
         sources: list[Any] = [*self.teachers.values(), *(loss.module for loss in self.losses if loss.module)]

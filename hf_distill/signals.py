@@ -130,25 +130,32 @@ class Signal:
             of a teacher may be sparse.
         features: captured tensors by tap name (see `hf_distill.taps`).
         outputs: the model's own output object, where the whole forward pass ran.
+        parts: of a nested batch, what the model says about each part that a loss asked for, by name.
     """
 
     rows: Rows | SparseRows | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: Any = None
+    parts: Mapping[str, Signal] = field(default_factory=dict)
 
 
 @dataclass
 class Batch:
     """A batch as losses see it: model inputs, what only distillation needs, and where the predictions are.
 
+    A *nested* batch has parts, each of which is the input of a forward pass of its own: a query and its documents, two
+    views, two prompts. A part has as many sequences as it likes, in the order of the examples, and a length of its own.
+    The batch around it has one row an example, without positions: its masks are ``[B]``.
+
     Attributes:
-        inputs: the student's inputs, without labels.
+        inputs: the student's inputs, without labels; of a nested batch, what is neither part, label nor extra.
         extras: columns that no model takes (domain, example id, cached teacher rows).
         labels: the labels as the collator made them, or None.
         row_labels: the target of the prediction made at each position, already shifted for causal models;
             `IGNORE_INDEX` where there is none. ``[B, S]`` (or ``[B]``); None without labels.
         row_mask: true where a prediction counts, ``[B, S]`` (or ``[B]``).
         token_mask: true where there is a token rather than padding, ``[B, S]`` (or ``[B]``).
+        parts: of a nested batch, its parts by name. Which *examples* fill up the last batch, the masks around them say.
     """
 
     inputs: Mapping[str, Any]
@@ -157,9 +164,16 @@ class Batch:
     row_labels: Tensor | None
     row_mask: Tensor
     token_mask: Tensor
+    parts: Mapping[str, Batch] = field(default_factory=dict)
 
     def take(self, rows: Sequence[int]) -> Batch:
-        """The batch of some of its examples, in the order given."""
+        """The batch of some of its examples, in the order given.
+
+        Raises:
+            ValueError: it is nested, and which sequences of a part belong to an example is known to losses only.
+        """
+        if self.parts:
+            raise ValueError(f"A nested batch ({', '.join(self.parts)}) cannot be cut; cut its parts.")
         size, index = len(self.row_mask), list(rows)
 
         def own(value: Any) -> Any:

@@ -87,6 +87,7 @@ class DistillationStep:
         self.task_function = task_function
         self.accepts_item_count = accepts_item_count
         self.batch_losses = [loss for loss in losses if isinstance(loss.function, BatchLoss)]
+        self.nested = any(loss.student_parts for loss in losses)
         self.row_losses = [loss for loss in losses if loss.is_row]
         self.task = next((loss for loss in losses if loss.is_task), None)
         # A vocabulary head's task loss is a row loss too and shares the student's projection with the others.
@@ -97,7 +98,13 @@ class DistillationStep:
         )
 
     def counts(self, batches: Sequence[Batch]) -> Tensor:
-        """What each loss's sum is divided by, over these micro-batches of this process: rows, then each batch loss."""
+        """What each loss's sum is divided by, over these micro-batches of this process: rows, then each batch loss.
+
+        Raises:
+            ValueError: a batch has not the parts that the losses read.
+        """
+        for batch in batches:
+            self._check_parts(batch)
         totals = [
             torch.stack([batch.count(ROWS), *(loss.function.count(batch) for loss in self.batch_losses)])  # type: ignore[union-attr]
             for batch in batches
@@ -130,7 +137,7 @@ class DistillationStep:
         """
         losses = self._awake(step, max_steps) if torch.is_grad_enabled() else self.losses
         needed = {name for loss in losses for name in loss.teachers}
-        signals = {name: teacher.signal(batch) for name, teacher in self.teachers.items() if name in needed}
+        signals = {name: self.ask(name, batch, losses) for name in self.teachers if name in needed}
         if self.task is not None and batch.labels is None:
             raise ValueError(
                 "The task loss needs labels, but the batch has none (columns: "
@@ -143,7 +150,7 @@ class DistillationStep:
             scales[loss.label] = loss.weight.value(step, max_steps) * num_processes / counts[index].clamp(min=1)
 
         def inside(forward: Callable[..., Any]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], Any]:
-            student = self._run_student(forward, batch, whole_logits=whole_logits or self.task_function is not None)
+            student = self.run_student(forward, batch, whole_logits=whole_logits or self.task_function is not None)
             terms, sums = [], {}
             for loss in self.batch_losses:
                 if loss not in losses:
@@ -163,7 +170,8 @@ class DistillationStep:
             if self.task in losses and (router := self._router_loss(student.outputs, batch)) is not None:
                 terms.append(router * scales[self.task.label])
                 sums[ROUTER] = (router.detach(), batch.count(ROWS))
-            return torch.stack([term.float() for term in terms]).sum(), sums, student.outputs
+            outputs = self._predictions(student, batch) if self.nested and whole_logits else student.outputs
+            return torch.stack([term.float() for term in terms]).sum(), sums, outputs
 
         loss, sums, outputs = call_inside(wrapper, self.student, inside)
         return StepResult(loss=loss, sums=sums, outputs=outputs)
@@ -189,7 +197,61 @@ class DistillationStep:
         router = self.task.weight.value(step, max_steps) * means.get(ROUTER, 0.0) if self.task is not None else 0.0
         return total + router
 
-    def _run_student(self, forward: Callable[..., Any], batch: Batch, *, whole_logits: bool) -> Signal:
+    def num_tokens(self, batch: Batch) -> Tensor:
+        """How many tokens the student reads of a micro-batch."""
+        if not self.nested:
+            return batch.count("tokens")
+        names = dict.fromkeys(name for loss in self.losses for name in loss.student_parts)
+        return torch.stack([batch.parts[name].count("tokens") for name in names]).sum()
+
+    def _check_parts(self, batch: Batch) -> None:
+        for loss in self.losses:
+            if missing := [name for name in (*loss.student_parts, *loss.teacher_parts) if name not in batch.parts]:
+                raise ValueError(
+                    f"The loss {loss.label!r} reads the part {missing[0]!r} of a nested batch, but the collator made "
+                    f"{'the parts ' + ', '.join(batch.parts) if batch.parts else 'a flat batch'}. Give the trainer a "
+                    "collator that makes this part."
+                )
+            if batch.parts and not loss.student_parts:
+                raise ValueError(
+                    f"The loss {loss.label!r} reads flat batches, but the collator made the parts "
+                    f"{', '.join(batch.parts)}. Leave the loss out, or give the trainer a collator of flat batches."
+                )
+
+    def ask(self, teacher: str, batch: Batch, losses: Sequence[ActiveLoss]) -> Signal:
+        """What a teacher says about the batch, or about those of its parts that losses asked for."""
+        if not self.nested:
+            return self.teachers[teacher].signal(batch)
+        names = dict.fromkeys(part for loss in losses if teacher in loss.teachers for part in loss.teacher_parts)
+        return Signal(parts={name: self.teachers[teacher].signal(batch.parts[name]) for name in names})
+
+    def _predictions(self, student: Signal, batch: Batch) -> dict[str, Tensor]:
+        """Outputs of a nested batch: what the first loss that can makes of what the student said about its parts."""
+        for loss in self.batch_losses:
+            assert isinstance(loss.function, BatchLoss)
+            with attribute_errors(loss.source):
+                if (logits := loss.function.predictions(student, batch)) is not None:
+                    return {"logits": logits}
+        raise ValueError(
+            "compute_metrics needs predictions, but none of the losses makes some of a nested batch: "
+            f"{', '.join(loss.label for loss in self.batch_losses)}. Set prediction_loss_only=True, or define "
+            "`predictions` in one of them."
+        )
+
+    def run_student(self, forward: Callable[..., Any], batch: Batch, *, whole_logits: bool) -> Signal:
+        """What the student says about a micro-batch; of a nested one, about each part that a loss asked for.
+
+        Args:
+            forward: the student's forward pass, as often as there are parts.
+            batch: the micro-batch.
+            whole_logits: whether somebody reads logits of all positions.
+        """
+        if self.nested:
+            names = dict.fromkeys(name for loss in self.losses for name in loss.student_parts)
+            return Signal(parts={name: self._run_on(forward, batch.parts[name], whole_logits=True) for name in names})
+        return self._run_on(forward, batch, whole_logits=whole_logits)
+
+    def _run_on(self, forward: Callable[..., Any], batch: Batch, *, whole_logits: bool) -> Signal:
         inputs = dict(batch.inputs)
         if self.task is not None and not self.task_is_row and self.task_function is None:
             inputs["labels"] = batch.labels

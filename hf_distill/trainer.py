@@ -164,6 +164,15 @@ class DistillationTrainer(Trainer):
         columns: list[str] = self._signature_columns or []
         columns.extend(name for name in self.plan.columns if name not in columns)
 
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        # From which columns the parts of a nested batch are made, the collator alone knows.
+        return dataset if self.plan.nested else super()._remove_unused_columns(dataset, description)
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        if self.plan.nested:
+            return data_collator
+        return super()._get_collator_with_removed_columns(data_collator, description)
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The training loader; with a selector, one that draws anew at every interval of optimizer steps."""
         if self.plan.selector is None:
@@ -214,7 +223,7 @@ class DistillationTrainer(Trainer):
         )
         if model.training:
             self._step_meter.add_all(result.sums)
-            self._step_meter.add("tokens", batch.count("tokens"), 1)
+            self._step_meter.add("tokens", self.distillation_step.num_tokens(batch), 1)
         return (result.loss, result.outputs) if return_outputs else result.loss
 
     def _run_step(

@@ -71,6 +71,10 @@ class BatchLoss(Loss):
     Attributes:
         items: what the sum runs over, "rows", "tokens" or "examples".
         student_taps, teacher_taps: names of the features to capture (see `hf_distill.taps`); may be set in `setup`.
+        student_parts, teacher_parts: which parts of a nested batch each model is run on; the signals then have a signal
+            for each of them (`Signal.parts`), and nothing for the batch around them. All passes of the student are one
+            pass of the wrapper around it (DDP, ZeRO), and parts that several losses read are run once. A loss of flat
+            batches names none.
         needs_teacher: whether there must be a teacher at all.
         needs_teacher_rows, needs_student_rows: whether predictions are read too.
     """
@@ -78,6 +82,8 @@ class BatchLoss(Loss):
     items: ClassVar[str] = "tokens"
     student_taps: tuple[str, ...] = ()
     teacher_taps: tuple[str, ...] = ()
+    student_parts: tuple[str, ...] = ()
+    teacher_parts: tuple[str, ...] = ()
     needs_teacher: bool = True
     needs_student_rows: bool = False
     needs_teacher_rows: bool = False
@@ -89,3 +95,10 @@ class BatchLoss(Loss):
     def forward(self, student: Signal, teacher: Signal, batch: Batch) -> Tensor | Mapping[str, Tensor]:
         """The sum over the micro-batch, or several named sums that share the count."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward(student, teacher, batch).")
+
+    def predictions(self, student: Signal, batch: Batch) -> Tensor | None:
+        """What the student predicts of a nested batch, ``[B, ...]``: what ``compute_metrics`` gets for its labels.
+
+        The first loss that gives some is taken. None, the default, leaves it to the others.
+        """
+        return None

@@ -25,7 +25,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..batches import accepted_inputs
+from ..batches import BatchReader, accepted_inputs
 from ..signals import Batch, Rows, Signal, SparseRows
 from ..taps import num_blocks
 from .base import Teacher
@@ -232,6 +232,9 @@ class CacheTeacher(Teacher):
 
     def _places(self, batch: Batch) -> list[CachedPlace]:
         inputs = batch.inputs if self.model is None else accepted_inputs(self.model, batch.inputs)
+        if self.model is not None and BatchReader(self.model, shifted=False).one_per_example:
+            # A part of a nested batch was read for a student that has positions.
+            batch = replace(batch, row_mask=batch.token_mask.reshape(len(batch.token_mask), -1).any(1))
         return cut_examples(batch, inputs, self.manifest.fingerprints[TEACHER])
 
     # ---- Filling ----

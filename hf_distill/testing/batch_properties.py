@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..losses.base import BatchLoss
 from ..signals import Batch, Rows, Signal
-from ..step import student_rows
 from .finite_differences import check_gradients
 from .no_values import waiting_fails, without_values
 from .subject import NUM_EXAMPLES, Subject
@@ -70,10 +69,8 @@ class Scene:
         teacher = Signal()
         with torch.no_grad():
             if active.teachers:
-                teacher = trainer.plan.teachers[active.teachers[0]].signal(batch)
-            with trainer.distillation_step.taps.capture() as features:
-                rows, outputs = student_rows(student, student, batch.inputs, trainer.plan.head)
-        said = Signal(rows=rows if loss.needs_student_rows else None, features=dict(features), outputs=outputs)
+                teacher = trainer.distillation_step.ask(active.teachers[0], batch, [active])
+            said = trainer.distillation_step.run_student(student, batch, whole_logits=False)
         return cls(loss, said, teacher, batch)
 
     def value(self) -> Tensor:
@@ -100,15 +97,24 @@ class Scene:
         return value, gradients_of(value, leaves)
 
 
-def mapped(signal: Signal, function: Callable[[Tensor], Tensor]) -> Signal:
-    """A signal with `function` of each of its tensors."""
-    rows = signal.rows
+def mapped(signal: Signal, function: Callable[[Tensor], Tensor], *, outputs: bool = False) -> Signal:
+    """A signal with `function` of each of its tensors.
+
+    Args:
+        signal: of the models.
+        function: from a tensor to a tensor.
+        outputs: whether those in the model's output object, too, which losses read of the parts of a nested batch.
+    """
+    rows, said = signal.rows, signal.outputs
     if isinstance(rows, Rows) and rows.states is not None:
         rows = replace(rows, states=function(rows.states))
     elif isinstance(rows, Rows) and rows.logits is not None:
         rows = replace(rows, logits=function(rows.logits))
     features = {name: function(tensor) for name, tensor in signal.features.items()}
-    return Signal(rows=rows, features=features, outputs=signal.outputs)
+    if outputs and isinstance(said, Mapping):
+        said = {name: function(value) for name, value in said.items() if isinstance(value, Tensor)}
+    parts = {name: mapped(part, function, outputs=True) for name, part in signal.parts.items()}
+    return Signal(rows=rows, features=features, outputs=said, parts=parts)
 
 
 def total_of(values: Any) -> Tensor:
@@ -166,20 +172,25 @@ def one_example(subject: Subject) -> None:
 def masked_positions(subject: Subject) -> None:
     """Padding, or the last position, which predicts nothing, that counts: a mask that was not shifted, or none."""
     scene = Scene.of(subject)
-    mask = scene.batch.row_mask if scene.loss.items == "rows" else scene.batch.token_mask
-    if mask.dim() == 1:  # one prediction an example, and no positions to mask
-        return
     generator = torch.Generator().manual_seed(0)
 
-    def disturb(tensor: Tensor) -> Tensor:
-        positions = tensor.shape[-2] if tensor.dim() > 2 else None
-        if tensor.shape[:1] != mask.shape[:1] or positions != mask.shape[1]:
-            return tensor
-        shape = (len(mask), *[1] * (tensor.dim() - 3), mask.shape[1], 1)
-        return torch.where(mask.view(shape), tensor, torch.randn(tensor.shape, generator=generator) * 3)
+    def disturbed(signal: Signal, batch: Batch, *, outputs: bool = False) -> Signal:
+        mask = batch.row_mask if scene.loss.items == "rows" else batch.token_mask
 
-    disturbed = replace(scene, student=mapped(scene.student, disturb), teacher=mapped(scene.teacher, disturb))
-    require_near(disturbed.value().detach(), scene.value().detach(), 1e-5, "the value with noise where nothing counts")
+        def disturb(tensor: Tensor) -> Tensor:
+            positions = tensor.shape[-2] if tensor.dim() > 2 else None
+            # Where there is one prediction an example, there are no positions to mask.
+            if mask.dim() == 1 or tensor.shape[:1] != mask.shape[:1] or positions != mask.shape[1]:
+                return tensor
+            shape = (len(mask), *[1] * (tensor.dim() - 3), mask.shape[1], 1)
+            return torch.where(mask.view(shape), tensor, torch.randn(tensor.shape, generator=generator) * 3)
+
+        parts = {name: disturbed(part, batch.parts[name], outputs=True) for name, part in signal.parts.items()}
+        return replace(mapped(replace(signal, parts={}), disturb, outputs=outputs), parts=parts)
+
+    student, teacher = (disturbed(signal, scene.batch) for signal in (scene.student, scene.teacher))
+    found = replace(scene, student=student, teacher=teacher).value().detach()
+    require_near(found, scene.value().detach(), 1e-5, "the value with noise where nothing counts")
 
 
 def half_precision(subject: Subject) -> None:
@@ -213,11 +224,17 @@ def no_host_sync(subject: Subject) -> None:
     for rows in (scene.student.rows, scene.teacher.rows):
         if isinstance(rows, Rows) and rows.head is not None:
             rows.head.model.to("meta")
-    batch = replace(scene.batch, **{name: without_values(value) for name, value in vars(scene.batch).items()})
+    batch = batch_without_values(scene.batch)
     student, teacher = mapped(scene.student, without_values), mapped(scene.teacher, without_values)
     with waiting_fails():
         scene.loss.count(batch)
         replace(scene, student=student, teacher=teacher, batch=batch).gradients()
+
+
+def batch_without_values(batch: Batch) -> Batch:
+    """A batch of the same shapes, and of its parts."""
+    parts = {name: batch_without_values(part) for name, part in batch.parts.items()}
+    return replace(batch, **{**{name: without_values(value) for name, value in vars(batch).items()}, "parts": parts})
 
 
 def error_names_plugin(subject: Subject) -> None:

@@ -71,6 +71,7 @@ _FAMILIES: dict[str, _Family] = {
     "mixtral": _Family(
         "MixtralForCausalLM", "MixtralConfig", {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}
     ),
+    "bert": _Family("BertModel", "BertConfig", _BERT),
     "bert_mlm": _Family("BertForMaskedLM", "BertConfig", _BERT),
     "bert_classifier": _Family("BertForSequenceClassification", "BertConfig", {**_BERT, "num_labels": 3}),
     "bert_tokens": _Family("BertForTokenClassification", "BertConfig", {**_BERT, "num_labels": 3}),

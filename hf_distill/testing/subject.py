@@ -45,6 +45,7 @@ class Subject:
         teacher: the same of the teacher.
         columns: further columns of the data, a value for each of the four examples.
         num_teachers: how many teachers the loss takes.
+        data: makes four examples and their collator; by default what the student's family takes.
 
     Raises:
         ValueError: an unknown name or option; options of a finished object; a column of another length.
@@ -58,6 +59,7 @@ class Subject:
     teacher: Mapping[str, Any]
     columns: Mapping[str, Sequence[Any]]
     num_teachers: int = 1
+    data: Callable[[], tuple[Dataset, Callable[..., Any]]] | None = None
 
     def __post_init__(self) -> None:
         for name, values in self.columns.items():
@@ -159,6 +161,8 @@ class Subject:
 
     def _data(self) -> tuple[Dataset, Callable[..., Any]]:
         """Four examples that the student takes, of different lengths, and a collator that pads no more than it must."""
+        if self.data is not None:
+            return self.data()
         family = self.student["family"]
         collator: Callable[..., Any]
         if family == "vit":
