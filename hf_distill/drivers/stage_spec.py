@@ -30,8 +30,11 @@ class Stage:
     Attributes:
         name: of the stage and of its folder.
         student: what is trained: by default the student of the stage before, in the first stage that of the run.
-            ``{"stage": name}`` is the student of an earlier stage ("previous", or "initial" for the run's own),
-            anything else is what `DistillationArguments.student` takes, a model, or a function that makes one.
+            ``{"stage": name}`` is the student of an earlier stage ("previous", or "initial" for the run's own).
+            ``{"builder": name, "from": source, ...}`` is built from a folder, a hub name or, where it is such a
+            ``{"stage": name}``, from an earlier student rather than from a teacher; other options of the builder may
+            be stages, too. Anything else is what `DistillationArguments.student` takes, a model, or a function that
+            makes one.
         model_class: a class of transformers that takes over the student's weights, with new ones where it has others (a
             head); ``{"name": ..., field: value}`` changes fields of its configuration, too.
         transform: names or ``{"name": ..., option: value}`` of transforms to apply as the stage begins.
@@ -132,7 +135,9 @@ def parse_stages(specs: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
         earlier = [other.name for other in stages]
         if stage.name in earlier:
             raise ValueError(f"Two stages are called {stage.name!r}; give each a name of its own.")
-        for what, one in [("student", stage.student), *(("teacher", teacher) for teacher in stage.teachers)]:
+        students = [stage.student, *(stage.student.values() if isinstance(stage.student, Mapping) else ())]
+        named = [("student", one) for one in students] + [("teacher", one) for one in stage.teachers]
+        for what, one in named:
             if (wanted := reference(one)) is not None:
                 _check_reference(stage.name, what, wanted, earlier)
         for transform in stage.transforms:

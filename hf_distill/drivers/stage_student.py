@@ -21,7 +21,7 @@ from ..auxiliary import ATTRIBUTE, FILE
 from ..plan import Plan
 from ..plugins import Plugins
 from ..registry import did_you_mean
-from ..students import load_student, transform
+from ..students import build_student, load_student, transform
 from ..students.weights import whole_weights
 from .stage_spec import Stage
 
@@ -42,7 +42,8 @@ def make_start(
 
     Args:
         stage: what is asked for.
-        source: a folder or hub name, a model, a function that makes one, or what a builder takes.
+        source: a folder or hub name, a model, a function that makes one, or what a builder takes (and where it builds
+            "from", if not from the stage's teacher).
         args: of the stage; their seed decides weights that are new.
         teachers: of the stage, for builders.
         plugins: where builders and transforms are registered.
@@ -63,6 +64,9 @@ def make_start(
             model = source()
         elif isinstance(source, (str, Path)):
             model = load_student(source, plugins=plugins, **_class_options(stage, labels))
+        elif "from" in source:
+            options = {key: value for key, value in source.items() if key != "from"}
+            model = build_student(source["from"], plugins=plugins, **options).model
         else:
             model = Plan(args, teacher=list(teachers) or None, plugins=plugin_names).make_student(source)
         if stage.model_class is not None and not isinstance(source, (str, Path)):

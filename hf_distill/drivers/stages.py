@@ -98,6 +98,8 @@ class StagesDriver:
         self.callbacks = callbacks
         self.on_stage = on_stage
         self.files = StageFiles(output_dir, [stage.name for stage in self.stages])
+        for index in range(len(self.stages)):
+            self._source(index)  # what cannot be built from is an error now
 
     def run(self) -> StagesResult:
         """Run the stages that are left.
@@ -231,7 +233,20 @@ class StagesDriver:
         stage = self.stages[index]
         if (origin := self._origin(index)) is not None:
             return origin
-        return self.student if stage.student is None or reference(stage.student) == INITIAL else stage.student
+        wanted = self.student if stage.student is None or reference(stage.student) == INITIAL else stage.student
+        if not isinstance(wanted, Mapping):
+            return wanted
+        return {key: self._folder(str(name), index) if (name := reference(one)) else one for key, one in wanted.items()}
+
+    def _folder(self, name: str, index: int) -> str:
+        """The folder of an earlier student that a builder reads."""
+        if name != INITIAL:
+            return str(self._model_of(name, index))
+        if not isinstance(self.student, (str, Path)):
+            raise ValueError(
+                f"The stage {self.stages[index].name!r} builds from the initial student, which is no folder."
+            )
+        return str(self.student)
 
     def _origin(self, index: int) -> Path | None:
         """The finished student of the earlier stage that a stage goes on with, if it does."""

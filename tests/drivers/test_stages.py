@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_distill import hookimpl, load_student
+from hf_distill import Blueprint, Source, hookimpl, load_student, open_weights, shape_only
 from hf_distill.drivers.stage_stop import StopRule
 from hf_distill.plugins import Plugins
 from hf_distill.testing import tiny_model
@@ -209,3 +209,47 @@ def test_a_pattern_that_matches_nothing_trains_nothing(tmp_path):
         make_driver(tmp_path / "run", specs=[{**LAST, "trainable": ["model.layer.1.*"]}]).run()
     with pytest.raises(ValueError, match="no data"):
         make_driver(tmp_path / "other", specs=[{"name": "one", "losses": ["task"]}]).run()
+
+
+class Blend:
+    """A plugin whose builder needs two models."""
+
+    @hookimpl
+    def register_students(self, register):
+        register("blend", blend)
+
+
+@shape_only
+def blend(teacher, *, other):
+    _, weights = open_weights(other)
+    mapping = {
+        name: Source("mean", (name,), function=lambda tensor, name=name: (tensor + weights[name]) / 2)
+        for name in teacher.state_dict()
+    }
+    return Blueprint(teacher.config, mapping)
+
+
+def test_a_student_is_built_from_a_teacher_where_two_earlier_students_were_asked_for(tmp_path):
+    first = {"name": "first", "losses": ["task"], "data": data(0)}
+    second = {"name": "second", "losses": ["task"], "data": data(1)}
+    built = {"builder": "blend", "from": {"stage": "first"}, "other": {"stage": "second"}}
+    third = {"name": "third", "losses": ["task"], "data": data(0), "student": built}
+    make_driver(tmp_path / "run", specs=[first, second, third], plugins=[Blend()]).run()
+    one, other = (weights(tmp_path / "run/stages" / name / "model") for name in ("00-first", "01-second"))
+    start = weights(tmp_path / "run/stages/02-third/start")
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    for name, value in start.items():
+        torch.testing.assert_close(value, (one[name] + other[name]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"stage": "later"}, "takes its student from the stage 'later', which is none of the earlier ones"),
+        ({"stage": "initial"}, "builds from the initial student, which is no folder"),
+    ],
+)
+def test_a_student_is_built_from_what_is_not_there(source, message, tmp_path):
+    built = {"builder": "layer_drop", "from": source, "layers": 1}
+    with pytest.raises(ValueError, match=message):
+        make_driver(tmp_path / "run", specs=[LAST, {**LAST, "name": "built", "student": built}])
