@@ -15,10 +15,11 @@ from .auxiliary import attach_auxiliary
 from .components import ActiveLoss, default_losses, make_losses, make_teachers
 from .data.on_policy import BatchGenerator
 from .data.selectors import Selector
+from .gradients import separate_loss
 from .heads import Head, UnsupportedHead
 from .losses.base import BatchLoss
 from .plugins import Plugins
-from .registry import Registry
+from .registry import Registry, attribute_errors
 from .students import build_student, load_student
 from .taps import Taps, ensure_eager
 from .teachers.base import Teacher
@@ -164,6 +165,7 @@ class Plan:
             logger.warning_once(f"The student projects whole batches to logits: {reason}")
         self._check_logits(student, tokenizer)
         self._check_generator()
+        separate_loss(self.losses)
         with torch.random.fork_rng():  # what losses create must not change the run's other random numbers
             torch.manual_seed(self.seed)
             for loss in self.losses:
@@ -234,6 +236,13 @@ class Plan:
             probed = self.selector is not None and self.selector.needs_probe
             compared = self.generator is not None and self.generator.needs_teacher
             teacher.request(rows=rows or probed or compared, taps=taps)
+
+    def show_data(self, dataset: Any) -> None:
+        """Let the losses look at the training data, if there is any."""
+        for loss in self.losses:
+            if loss.module is not None and dataset is not None:
+                with attribute_errors(loss.source):
+                    loss.module.see_data(dataset)
 
     def describe(self, student: nn.Module) -> str:
         """One line for the log: who learns what from whom."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .batches import BatchReader
 from .components import TASK, ActiveLoss
+from .gradients import is_separate
 from .heads import Head
 from .losses.base import BatchLoss
 from .losses.divergences import cross_entropy
@@ -37,11 +38,14 @@ class StepResult:
         loss: the scalar to differentiate: sums over global counts, times the number of processes.
         sums: each loss's unweighted local sum and local count, detached, by name.
         outputs: the student's output object.
+        separate: the part of the loss whose gradient is kept apart, if there is one; `loss` has its value, but not its
+            gradient.
     """
 
     loss: Tensor
     sums: dict[str, tuple[Tensor, Tensor]]
     outputs: Any
+    separate: Tensor | None = None
 
 
 class DistillationStep:
@@ -149,15 +153,20 @@ class DistillationStep:
             index = 1 + self.batch_losses.index(loss) if loss in self.batch_losses else 0
             scales[loss.label] = loss.weight.value(step, max_steps) * num_processes / counts[index].clamp(min=1)
 
-        def inside(forward: Callable[..., Any]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], Any]:
+        def inside(
+            forward: Callable[..., Any],
+        ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], Any, Tensor | None]:
             student = self.run_student(forward, batch, whole_logits=whole_logits or self.task_function is not None)
-            terms, sums = [], {}
+            terms, sums, separate = [], {}, None
             for loss in self.batch_losses:
                 if loss not in losses:
                     continue
                 total, parts = self._batch_loss(loss, student, signals, batch)
                 terms.append(total * scales[loss.label])
                 sums.update(parts)
+                if is_separate(loss) and torch.is_grad_enabled():
+                    separate = terms.pop()
+                    terms.append(_without_gradient(separate, loss))
             if self.task in losses and not self.task_is_row:
                 total = self._own_task_loss(student.outputs, batch)
                 terms.append(total * scales[self.task.label])
@@ -171,10 +180,10 @@ class DistillationStep:
                 terms.append(router * scales[self.task.label])
                 sums[ROUTER] = (router.detach(), batch.count(ROWS))
             outputs = self._predictions(student, batch) if self.nested and whole_logits else student.outputs
-            return torch.stack([term.float() for term in terms]).sum(), sums, outputs
+            return torch.stack([term.float() for term in terms]).sum(), sums, outputs, separate
 
-        loss, sums, outputs = call_inside(wrapper, self.student, inside)
-        return StepResult(loss=loss, sums=sums, outputs=outputs)
+        loss, sums, outputs, separate = call_inside(wrapper, self.student, inside)
+        return StepResult(loss=loss, sums=sums, outputs=outputs, separate=separate)
 
     def _awake(self, step: int, max_steps: int) -> list[ActiveLoss]:
         """The losses that count now; a weight that a schedule has brought to zero costs nothing, nor does its teacher.
@@ -367,6 +376,13 @@ class DistillationStep:
         if isinstance(rows, Rows):
             return replace(rows, vocab_size=shared)
         return rows if shared in (None, rows.vocab_size) else rows.conditioned(columns=shared, temperature=1.0)
+
+
+def _without_gradient(term: Tensor, loss: ActiveLoss) -> Tensor:
+    """The value alone; wrappers wait for gradients of all parameters, so the loss's own get one of zero."""
+    assert loss.module is not None
+    zeros = [parameter.flatten()[:1].sum() * 0 for parameter in loss.module.parameters() if parameter.requires_grad]
+    return torch.stack([term.detach(), *zeros]).sum()
 
 
 def student_rows(

@@ -26,6 +26,7 @@ from .checkpoints import last_complete_checkpoint, warn_of_other_versions
 from .data.loader import IntervalLoader
 from .data.probe import DomainProbe
 from .events import TrainerEvents
+from .gradients import SeparateGradient, separate_loss
 from .meter import Meter, means, named_for_log, peak_memory_mb
 from .plan import Plan, uses_fsdp
 from .processes import check_processes, sum_over_processes
@@ -84,6 +85,7 @@ class DistillationTrainer(Trainer):
         self.plan = Plan(args, **given, plugins=plugins)
         self.probe_dataset = probe_dataset
         self._step: DistillationStep | None = None
+        self._separate: SeparateGradient | None = None
         self._interval_loader: IntervalLoader | None = None
         self._probe: DomainProbe | None = None
         self._probe_state: Mapping[str, Any] | None = None
@@ -106,12 +108,15 @@ class DistillationTrainer(Trainer):
         tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
         self.plan.fit(model, tokenizer, whole_logits=uses_fsdp(args))
         self._step = None
+        loss = separate_loss(self.plan.losses)
+        self._separate = None if loss is None else SeparateGradient(loss, model.parameters())
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Fit every new student that `model_init` makes."""
         model = super().call_model_init(trial)
         if self.plan.active:
             self._fit(model, getattr(self, "processing_class", None), self.args)
+            self.plan.show_data(getattr(self, "train_dataset", None))
         return model
 
     def _start(self) -> None:
@@ -122,6 +127,9 @@ class DistillationTrainer(Trainer):
         if self.plan.columns:
             self.data_collator = KeepExtraColumns(self.data_collator, self.plan.columns)
         self.add_callback(TrainerEvents(self))
+        if self._separate is not None:
+            self._separate.check(self.accelerator)
+        self.plan.show_data(self.train_dataset)
         if self.plan.distils:
             # A sum over counts of the whole optimizer step, which Trainer must not divide again.
             self.loss_is_scaled_for_ga = True
@@ -162,7 +170,9 @@ class DistillationTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns: list[str] = self._signature_columns or []
-        columns.extend(name for name in self.plan.columns if name not in columns)
+        # Losses read labels, whether or not the student's forward pass takes any.
+        wanted = ("labels", *self.plan.columns) if self.plan.distils else self.plan.columns
+        columns.extend(name for name in wanted if name not in columns)
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         # From which columns the parts of a nested batch are made, the collator alone knows.
@@ -196,6 +206,15 @@ class DistillationTrainer(Trainer):
 
     # ---- Loss ----
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """A micro-batch; after the step's last one, gradients that were kept apart are put together."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._separate is not None and self.accelerator.sync_gradients:
+            self._separate.merge(self.accelerator)
+        return loss
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """What each loss is divided by: counted over all micro-batches and processes of the step, before any runs."""
         if not self.plan.distils or not batch_samples:
@@ -221,6 +240,8 @@ class DistillationTrainer(Trainer):
             whole_logits=return_outputs,
             observe=model.training and self._logs_this_step(),
         )
+        if self._separate is not None and result.separate is not None:
+            self._separate.add(result.separate, self.accelerator)
         if model.training:
             self._step_meter.add_all(result.sums)
             self._step_meter.add("tokens", self.distillation_step.num_tokens(batch), 1)

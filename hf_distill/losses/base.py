@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -34,6 +34,16 @@ class Loss(nn.Module):
 
         Raises:
             ValueError: the models lack what the loss needs; says what was found and what to do.
+        """
+
+    def see_data(self, dataset: Any) -> None:
+        """Look at the training data once, where the loss needs its statistics (how many examples there are of a class).
+
+        Called when the trainer is built, after `setup`, equally on all processes; not where there is no training data.
+        A resumed run loads buffers over what was found here.
+
+        Args:
+            dataset: the trainer's ``train_dataset``, before it is shuffled or collated.
         """
 
     def advance(self, clock: Clock) -> None:
@@ -77,6 +87,9 @@ class BatchLoss(Loss):
             batches names none.
         needs_teacher: whether there must be a teacher at all.
         needs_teacher_rows, needs_student_rows: whether predictions are read too.
+        separate_gradients: whether the gradient of this loss is kept apart from that of all others, for
+            `merge_gradients`. Costs a second backward pass of what it reads, and memory for a second gradient; one
+            loss of a run may, and there must be others. Not under DeepSpeed and FSDP, which divide gradients up.
     """
 
     items: ClassVar[str] = "tokens"
@@ -87,6 +100,19 @@ class BatchLoss(Loss):
     needs_teacher: bool = True
     needs_student_rows: bool = False
     needs_teacher_rows: bool = False
+    separate_gradients: bool = False
+
+    def merge_gradients(self, own: Sequence[Tensor], others: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the optimizer gets, from this loss's gradient and that of all others; by default their sum.
+
+        Called once per optimizer step, before clipping, equally on all processes: gradients are those of the whole
+        step, over all micro-batches and processes, and contain the losses' weights.
+
+        Args:
+            own: a tensor for each parameter that is trained.
+            others: the same of the sum of all other losses.
+        """
+        return [mine + theirs for mine, theirs in zip(own, others, strict=True)]
 
     def count(self, batch: Batch) -> Tensor:
         """How many items the sum of this micro-batch runs over."""
