@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from .ledger import Usage as Usage
     from .losses.base import BatchLoss as BatchLoss
     from .losses.base import RowLoss as RowLoss
+    from .losses.by_row import log_probs_of as log_probs_of
+    from .losses.by_row import of_log_probs as of_log_probs
+    from .losses.by_row import sum_over_rows as sum_over_rows
     from .losses.divergences import forward_kl as forward_kl
     from .losses.divergences import reverse_kl as reverse_kl
     from .losses.divergences import skewed_kl as skewed_kl
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from .teachers.text.local import LocalTextTeacher as LocalTextTeacher
     from .teachers.text.making import make_text_teacher as make_text_teacher
     from .trainer import DistillationTrainer as DistillationTrainer
+    from .views import TeacherView as TeacherView
 
 __version__ = "0.1.0"
 
@@ -93,6 +97,7 @@ _MODULES = {
     ".drivers.stages": ["StagesDriver"],
     ".ledger": ["Answer", "Ledger", "Usage"],
     ".losses.base": ["BatchLoss", "RowLoss"],
+    ".losses.by_row": ["log_probs_of", "of_log_probs", "sum_over_rows"],
     ".losses.divergences": ["forward_kl", "reverse_kl", "skewed_kl", "skewed_reverse_kl"],
     ".losses.matching": ["FeatureLoss"],
     ".losses.rowwise": ["rowwise"],
@@ -112,6 +117,7 @@ _MODULES = {
     ".teachers.text.local": ["LocalTextTeacher"],
     ".teachers.text.making": ["make_text_teacher"],
     ".trainer": ["DistillationTrainer"],
+    ".views": ["TeacherView"],
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -155,6 +161,7 @@ __all__ = [
     "StudentBuild",
     "Teacher",
     "TeacherUnavailable",
+    "TeacherView",
     "TextAccount",
     "TextClassification",
     "TextRequest",
@@ -169,8 +176,10 @@ __all__ = [
     "keep_blocks",
     "load_labelled_texts",
     "load_student",
+    "log_probs_of",
     "make_text_teacher",
     "num_blocks",
+    "of_log_probs",
     "open_weights",
     "reverse_kl",
     "rowwise",
@@ -178,6 +187,7 @@ __all__ = [
     "skeleton",
     "skewed_kl",
     "skewed_reverse_kl",
+    "sum_over_rows",
     "transform",
 ]
 

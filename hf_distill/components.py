@@ -14,6 +14,7 @@ from .plugins import Plugins
 from .teachers.base import Teacher
 from .teachers.local import LocalTeacher
 from .teachers.text.base import TextTeacher
+from .views import TeacherView
 
 TASK = "task"
 DEFAULT_TEACHER = "teacher"
@@ -63,6 +64,11 @@ class ActiveLoss:
     def teacher_parts(self) -> tuple[str, ...]:
         """The parts of a nested batch that its teacher is run on."""
         return self.function.teacher_parts if isinstance(self.function, BatchLoss) and self.teachers else ()
+
+    @property
+    def view(self) -> TeacherView | None:
+        """How its teacher sees a batch, where not as the student does."""
+        return self.function.view if isinstance(self.function, BatchLoss) else None
 
     @property
     def module(self) -> Loss | None:

@@ -24,7 +24,8 @@ from .students import build_student, load_student
 from .taps import Taps, ensure_eager
 from .teachers.base import Teacher
 from .teachers.local import output_width
-from .vocabulary import shared_vocabulary
+from .views import TeacherView
+from .vocabulary import check_tokenizers, shared_vocabulary
 
 logger = logging.get_logger(__name__)
 
@@ -85,9 +86,15 @@ class Plan:
         return any(loss.student_parts for loss in self.losses)
 
     @property
+    def views(self) -> list[TeacherView]:
+        """What teachers are shown instead of the student's batch, each once."""
+        return list(dict.fromkeys(loss.view for loss in self.losses if loss.view is not None))
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Data set columns that must reach the step beside the student's inputs."""
         sources: list[Any] = [*self.teachers.values(), *(loss.module for loss in self.losses if loss.module)]
+        sources += self.views
         return tuple(dict.fromkeys(column for source in sources for column in source.columns))
 
     def check(self, args: TrainingArguments) -> None:
@@ -163,6 +170,8 @@ class Plan:
             self.head = None if whole_logits else Head.of(student)
         except UnsupportedHead as reason:
             logger.warning_once(f"The student projects whole batches to logits: {reason}")
+        self._make_views(tokenizer)
+        self._check_readers(student, tokenizer)
         self._check_logits(student, tokenizer)
         self._check_generator()
         separate_loss(self.losses)
@@ -174,6 +183,42 @@ class Plan:
                     loss.module.setup(student, model, tokenizer)
         self._request_features(student)
         attach_auxiliary(student, self.losses)
+
+    def _make_views(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        for loss in self.losses:
+            if isinstance(loss.function, BatchLoss) and loss.teachers:
+                (name,) = loss.teachers
+                loss.function.view = loss.function.show(tokenizer, self.teachers[name].tokenizer, teacher=name)
+        columns = [column for view in self.views for column in view.columns]
+        if len(set(columns)) < len(columns):
+            labels = ", ".join(repr(loss.label) for loss in self.losses if loss.view is not None)
+            raise ValueError(
+                f"The losses {labels} show a teacher different views of one batch. Give them the same options, or give "
+                "the teacher twice, under two names."
+            )
+
+    def _check_readers(self, student: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        """Refuse teachers that would read token ids of another tokenizer."""
+        if tokenizer is None:
+            return
+        readers = {
+            name: f"the loss {loss.label!r}"
+            for loss in self.losses
+            if isinstance(loss.function, BatchLoss) and loss.view is None and not loss.teacher_parts
+            for name in loss.teachers
+        }
+        for name in list(self.teachers)[:1]:  # whom selectors and generators ask
+            if self.selector is not None and self.selector.needs_probe:
+                readers[name] = f"the selector {type(self.selector).__name__}"
+            if self.generator is not None and self.generator.needs_teacher:
+                readers[name] = f"the generator {type(self.generator).__name__}"
+        for name, reader in readers.items():
+            teacher = self.teachers[name]
+            teacher.check_tokenizer(tokenizer)
+            if teacher.tokenizer is not None:
+                check_tokenizers(
+                    student, tokenizer, teacher.tokenizer, teacher_name=getattr(teacher, "name", name), reader=reader
+                )
 
     def _check_logits(self, student: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> None:
         width = self.head.vocab_size if self.head is not None else output_width(student)

@@ -15,6 +15,7 @@ from .data.on_policy import RowFunction
 from .losses.engine import row_values
 from .signals import Rows
 from .step import student_rows
+from .views import add_views
 from .wrapping import call_inside
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def rewrite(trainer: DistillationTrainer, batches: list[Any]) -> list[Any]:
     generator = trainer.plan.generator
     assert generator is not None
     inputs = [trainer._prepare_inputs(batch) for batch in batches]
-    return [generator.rewrite(dict(one), TrainerModels(trainer, index)) for index, one in enumerate(inputs)]
+    written = [generator.rewrite(dict(one), TrainerModels(trainer, index)) for index, one in enumerate(inputs)]
+    views = trainer.plan.views
+    return [trainer._prepare_inputs(add_views(one, views)) for one in written] if views else written
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from .registry import attribute_errors
 from .signals import Batch, Rows, Signal, SparseRows
 from .taps import Taps
 from .teachers.base import Teacher
+from .views import TeacherView
 from .wrapping import call_inside
 
 ROWS = "rows"
@@ -140,8 +141,8 @@ class DistillationStep:
             observe: whether to measure teacher entropy and agreement, too.
         """
         losses = self._awake(step, max_steps) if torch.is_grad_enabled() else self.losses
-        needed = {name for loss in losses for name in loss.teachers}
-        signals = {name: self.ask(name, batch, losses) for name in self.teachers if name in needed}
+        needed = dict.fromkeys((name, loss.view) for loss in losses for name in loss.teachers)
+        said = {(name, view): self.ask(name, batch, losses, view) for name, view in needed}
         if self.task is not None and batch.labels is None:
             raise ValueError(
                 "The task loss needs labels, but the batch has none (columns: "
@@ -161,6 +162,7 @@ class DistillationStep:
             for loss in self.batch_losses:
                 if loss not in losses:
                     continue
+                signals = {name: said[name, loss.view] for name in loss.teachers}
                 total, parts = self._batch_loss(loss, student, signals, batch)
                 terms.append(total * scales[loss.label])
                 sums.update(parts)
@@ -173,6 +175,7 @@ class DistillationStep:
                 sums[self.task.label] = (total.detach(), batch.count(ROWS))
             on_rows = [loss for loss in losses if loss.is_row or (loss.is_task and self.task_is_row)]
             if on_rows:
+                signals = {name: said[name, None] for loss in on_rows for name in loss.teachers}
                 result = self._rows(on_rows, student, signals, batch, scales, observe=observe)
                 terms.append(result.total)
                 sums.update(_row_sums(result, batch.count(ROWS)))
@@ -227,8 +230,10 @@ class DistillationStep:
                     f"{', '.join(batch.parts)}. Leave the loss out, or give the trainer a collator of flat batches."
                 )
 
-    def ask(self, teacher: str, batch: Batch, losses: Sequence[ActiveLoss]) -> Signal:
-        """What a teacher says about the batch, or about those of its parts that losses asked for."""
+    def ask(self, teacher: str, batch: Batch, losses: Sequence[ActiveLoss], view: TeacherView | None = None) -> Signal:
+        """What a teacher says about the batch as it sees it, or about those of its parts that losses asked for."""
+        if view is not None:
+            return self.teachers[teacher].signal(view.batch(batch))
         if not self.nested:
             return self.teachers[teacher].signal(batch)
         names = dict.fromkeys(part for loss in losses if teacher in loss.teachers for part in loss.teacher_parts)

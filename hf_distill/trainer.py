@@ -35,6 +35,7 @@ from .selection import make_interval_loader, make_probe
 from .signals import Batch, Clock
 from .step import DistillationStep, StepResult
 from .taps import Taps
+from .views import CollateViews
 
 logger = logging.get_logger(__name__)
 
@@ -126,6 +127,8 @@ class DistillationTrainer(Trainer):
             teacher.prepare(self.accelerator)
         if self.plan.columns:
             self.data_collator = KeepExtraColumns(self.data_collator, self.plan.columns)
+        if self.plan.views:
+            self.data_collator = CollateViews(self.data_collator, self.plan.views)
         self.add_callback(TrainerEvents(self))
         if self._separate is not None:
             self._separate.check(self.accelerator)

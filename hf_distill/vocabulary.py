@@ -47,6 +47,32 @@ def shared_vocabulary(
     return student_width
 
 
+def check_tokenizers(
+    student: nn.Module,
+    student_tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    *,
+    teacher_name: str,
+    reader: str,
+) -> None:
+    """Refuse a teacher that does not read the student's token ids as the student does.
+
+    Args:
+        student: for its name.
+        student_tokenizer: the student's.
+        teacher_tokenizer: the teacher's.
+        teacher_name: for messages.
+        reader: who asks the teacher about the student's token ids, for messages.
+
+    Raises:
+        ValueError: the tokenizers differ; names both models.
+    """
+    student_name = getattr(student, "name_or_path", "") or type(student).__name__
+    both = f"student {student_name} and teacher {teacher_name}"
+    what = f"{reader[0].upper()}{reader[1:]} lets the teacher read the student's token ids"
+    _compare_tokenizers(student_tokenizer, teacher_tokenizer, both, what=what)
+
+
 def _compare_classes(student: nn.Module, teacher: nn.Module | None, both: str) -> None:
     """Classifiers name their columns in `id2label`; two orders of the same names train on the wrong classes."""
     if teacher is None or "Classification" not in type(student).__name__:
@@ -63,7 +89,13 @@ def _compare_classes(student: nn.Module, teacher: nn.Module | None, both: str) -
         )
 
 
-def _compare_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, both: str) -> None:
+def _compare_tokenizers(
+    student: PreTrainedTokenizerBase,
+    teacher: PreTrainedTokenizerBase,
+    both: str,
+    *,
+    what: str = "Losses on logits need one vocabulary",
+) -> None:
     mine, theirs = student.get_vocab(), teacher.get_vocab()
     if mine == theirs:
         return
@@ -74,6 +106,6 @@ def _compare_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTok
     token = differing[0]
     raise ValueError(
         f"The tokenizers of {both} differ in {len(differing)} tokens: {token!r} has id {mine.get(token)} for the "
-        f"student and {theirs.get(token)} for the teacher. Losses on logits need one vocabulary; give the student the "
-        "teacher's tokenizer, or use a loss made for two tokenizers."
+        f"student and {theirs.get(token)} for the teacher. {what}; give the student the teacher's tokenizer, or use a "
+        "loss made for two tokenizers: `alm` of the package hf-distill-tokenizers."
     )

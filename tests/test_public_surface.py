@@ -55,6 +55,7 @@ PUBLIC_NAMES = [
     "StudentBuild",
     "Teacher",
     "TeacherUnavailable",
+    "TeacherView",
     "TextAccount",
     "TextClassification",
     "TextRequest",
@@ -69,8 +70,10 @@ PUBLIC_NAMES = [
     "keep_blocks",
     "load_labelled_texts",
     "load_student",
+    "log_probs_of",
     "make_text_teacher",
     "num_blocks",
+    "of_log_probs",
     "open_weights",
     "reverse_kl",
     "rowwise",
@@ -78,6 +81,7 @@ PUBLIC_NAMES = [
     "skeleton",
     "skewed_kl",
     "skewed_reverse_kl",
+    "sum_over_rows",
     "transform",
 ]
 HOOKS = {

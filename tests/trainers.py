@@ -27,7 +27,7 @@ def arguments(folder, **overrides):
 
 
 def trainer_for(folder, *, model=None, teacher="llama", collator=TEXT, data=None, eval_data=None, args=None, **options):
-    fields = set(DistillationArguments.__dataclass_fields__) - {"losses", "selector", "plugins"}
+    fields = set(DistillationArguments.__dataclass_fields__) - {"losses", "selector", "generator", "plugins"}
     overrides = {name: options.pop(name) for name in list(options) if name in fields}
     return DistillationTrainer(
         model=tiny_model("llama") if model is None else model,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..signals import Batch, Clock, Signal
+from ..views import TeacherView
 
 
 class Loss(nn.Module):
@@ -60,7 +61,8 @@ class RowLoss(Loss):
 
     `forward(student_logits, teacher_logits)` takes two ``[n, V]`` tensors, a chunk of rows, already divided by the
     temperature, and returns ``[n]`` float32. A parameter named ``labels`` gets the rows' targets ``[n]``
-    (`IGNORE_INDEX` where there is none). The engine chunks, masks, weighs, sums and differentiates.
+    (`IGNORE_INDEX` where there is none), one named ``temperature`` the temperature. The engine chunks, masks, weighs,
+    sums and differentiates.
 
     A loss that is configured with several teachers (``teacher: [a, b]``) gets the logits of each, in this order, and
     the first one's model in `setup`. Each of `columns` comes by keyword, ``[n]``: an example's value for all of its
@@ -90,6 +92,7 @@ class BatchLoss(Loss):
         separate_gradients: whether the gradient of this loss is kept apart from that of all others, for
             `merge_gradients`. Costs a second backward pass of what it reads, and memory for a second gradient; one
             loss of a run may, and there must be others. Not under DeepSpeed and FSDP, which divide gradients up.
+        view: how its teacher sees a batch, where not as the student does; set by the trainer to what `show` gives.
     """
 
     items: ClassVar[str] = "tokens"
@@ -101,6 +104,29 @@ class BatchLoss(Loss):
     needs_student_rows: bool = False
     needs_teacher_rows: bool = False
     separate_gradients: bool = False
+    view: TeacherView | None = None
+
+    def show(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        teacher_tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        teacher: str,
+    ) -> TeacherView | None:
+        """How the teacher is to see a batch; called once, before `setup`.
+
+        None, the default, is: as the student does. Then both must have the same tokenizer, and the trainer refuses
+        others. A loss that gives a view accepts any that the view can bridge.
+
+        Args:
+            tokenizer: the student's, where the trainer was given one.
+            teacher_tokenizer: the teacher's, where known.
+            teacher: what the teacher is called in this run.
+
+        Raises:
+            ValueError: there can be no such view of these tokenizers; says what to do.
+        """
+        return None
 
     def merge_gradients(self, own: Sequence[Tensor], others: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the optimizer gets, from this loss's gradient and that of all others; by default their sum.

@@ -23,6 +23,7 @@ from ..heads import Head, called_inside, gathered
 from ..signals import Rows, SparseRows
 from .objective import LABELS, Objective, RowTerm
 from .projection import accumulator, make_projection, product_type
+from .rowwise import at_least_float32
 
 __all__ = ["RowResult", "RowTerm", "row_losses", "row_values"]
 
@@ -101,7 +102,7 @@ def row_values(
     labels: Tensor | None = None,
     memory: int = DEFAULT_MEMORY,
 ) -> list[Tensor]:
-    """What each function gives for each row, ``[n]`` float32, without gradient and within the same memory as losses.
+    """What each function gives for each row, ``[n]``, without gradient and within the same memory as losses.
 
     Args:
         student: selected rows.
@@ -116,7 +117,7 @@ def row_values(
     def keeping(function: Callable[..., Tensor], kept: list[Tensor]) -> Callable[..., Tensor]:
         @functools.wraps(function)
         def keep(*arguments: Tensor, **options: Tensor) -> Tensor:
-            kept.append(function(*arguments, **options).float())
+            kept.append(at_least_float32(function(*arguments, **options)))
             return kept[-1]
 
         vars(keep).pop("on_sparse", None)  # which would go past what is kept here

@@ -36,6 +36,8 @@ class RowTerm:
         temperature: logits are divided by it, values multiplied by its square.
         teachers: whom it listens to.
         source: where it comes from, for errors.
+        whole: whether each model's columns all count, as they mean different things anyway, rather than the leading
+            ones that the models share.
     """
 
     name: str
@@ -44,6 +46,7 @@ class RowTerm:
     temperature: float = 1.0
     teachers: tuple[str, ...] = ("teacher",)
     source: str = "the training script"
+    whole: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -87,7 +90,7 @@ class Objective:
         observe: whether to measure the first teacher's entropy and the agreement with it.
 
     Attributes:
-        widths: how many leading columns of the logits each term reads.
+        widths: how many leading columns of the logits each term reads, by teacher; the student's under None.
         scales: ``[L]``, derivative of the total with respect to each term's sum.
         modules: the losses that are modules.
         owned: their parameters.
@@ -106,9 +109,9 @@ class Objective:
         observe: bool,
     ) -> None:
         self.student, self.teachers, self.terms = student, teachers, terms
-        shared = {name: _shared_columns(student, rows, name) for name, rows in teachers.items()}
-        own = student.vocab_size or _width(student)
-        self.widths = [min((shared[name] for name in term.teachers), default=own) for term in terms]
+        compared = {name for term in terms if not term.whole for name in term.teachers}
+        shared = {name: _shared_columns(student, teachers[name], name) for name in teachers if name in compared}
+        self.widths = [self._widths_of(term, shared) for term in terms]
         self.observed = next(iter(shared.items())) if observe and shared else None
         self.reads = [term.reads for term in terms]
         self.settings = [term.settings for term in terms]
@@ -123,12 +126,16 @@ class Objective:
         self.modules = [term.function for term in terms if isinstance(term.function, nn.Module)]
         self.owned = [parameter for module in self.modules for parameter in module.parameters()]
 
+    def _widths_of(self, term: RowTerm, shared: Mapping[str, int]) -> dict[str | None, int]:
+        own = self.student.vocab_size or _width(self.student)
+        if term.whole:
+            return {None: own, **{name: _width(self.teachers[name]) for name in term.teachers}}
+        return dict.fromkeys((None, *term.teachers), min((shared[name] for name in term.teachers), default=own))
+
     def width(self, name: str | None) -> int:
         """How many leading columns the terms read of the teacher `name`, or of the student (None)."""
-        readers = [(term.teachers, width) for term, width in zip(self.terms, self.widths, strict=True)]
-        if self.observed is not None:
-            readers.append(((self.observed[0],), self.observed[1]))
-        return max((width for teachers, width in readers if name is None or name in teachers), default=1)
+        observed = [] if self.observed is None else [dict.fromkeys((None, self.observed[0]), self.observed[1])]
+        return max((widths[name] for widths in (*self.widths, *observed) if name in widths), default=1)
 
     @property
     def num_sums(self) -> int:
@@ -161,15 +168,15 @@ class Objective:
         student = _finish(student_logits, self.student)
         teachers = {name: self._finish_teacher(name, logits) for name, logits in teacher_logits.items()}
         sums = []
-        for term, width, reads, settings in zip(self.terms, self.widths, self.reads, self.settings, strict=True):
+        for term, widths, reads, settings in zip(self.terms, self.widths, self.reads, self.settings, strict=True):
             function = term.function
-            arguments: list[Any] = [_leading(student, width, term.temperature)]
+            arguments: list[Any] = [_leading(student, widths[None], term.temperature)]
             first = teachers[term.teachers[0]] if term.teachers else None
             if isinstance(first, SparseRows) and term.on_sparse is not None:
                 function = term.on_sparse
-                arguments.append(first.conditioned(columns=width, temperature=term.temperature))
+                arguments.append(first.conditioned(columns=widths[term.teachers[0]], temperature=term.temperature))
             else:
-                arguments += [_leading(teachers[name], width, term.temperature) for name in term.teachers]
+                arguments += [_leading(teachers[name], widths[name], term.temperature) for name in term.teachers]
             options: dict[str, Any] = {name: columns[name] for name in reads} | settings
             if not term.teachers:
                 arguments.append(options.pop(LABELS))

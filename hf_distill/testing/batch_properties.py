@@ -69,7 +69,7 @@ class Scene:
         teacher = Signal()
         with torch.no_grad():
             if active.teachers:
-                teacher = trainer.distillation_step.ask(active.teachers[0], batch, [active])
+                teacher = trainer.distillation_step.ask(active.teachers[0], batch, [active], active.view)
             said = trainer.distillation_step.run_student(student, batch, whole_logits=False)
         return cls(loss, said, teacher, batch)
 
