@@ -159,7 +159,9 @@ def _fill(name: str, blueprint: Blueprint, teacher: PreTrainedModel, weights: We
                 f"{', '.join(source.tensors) or 'nothing'}; the student's is {tuple(tensors[target].shape)}."
             )
         tensors[target].copy_(value)
-    return StudentBuild(student, mapping, blueprint.layer_map, blueprint.record)
+    if blueprint.generation_config is not None:
+        student.generation_config = blueprint.generation_config
+    return StudentBuild(student, mapping, blueprint.layer_map, blueprint.record, blueprint.tokenizer)
 
 
 def _evaluate(source: Source, tensors: list[Tensor]) -> Tensor:

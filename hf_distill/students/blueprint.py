@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 LayerMap = Sequence[int | None] | Mapping[str, Sequence[int | None]]
 Builder = TypeVar("Builder", bound=Callable[..., Any])
@@ -59,12 +59,14 @@ class StudentBuild:
             of an encoder-decoder one such list for "encoder" and one for "decoder"; None where no block has any.
             Feature losses compare these blocks by default (`hf_distill.blocks.match_layers`).
         record: what was done, as JSON-serialisable values; `build_student` fills it in, builders may add to it.
+        tokenizer: the student's, where it is not the teacher's.
     """
 
     model: PreTrainedModel
     mapping: Mapping[str, Source]
     layer_map: LayerMap | None
     record: dict[str, Any] = field(default_factory=dict)
+    tokenizer: PreTrainedTokenizerBase | None = None
 
 
 @dataclass
@@ -78,6 +80,8 @@ class Blueprint:
         model_class: of the student; the teacher's by default.
         seed: decides tensors that are random, leaving the global generators alone; None draws from those.
         record: see `StudentBuild`.
+        tokenizer: see `StudentBuild`.
+        generation_config: of the student; the teacher's by default.
     """
 
     config: PretrainedConfig
@@ -86,6 +90,8 @@ class Blueprint:
     model_class: type[PreTrainedModel] | None = None
     seed: int | None = 0
     record: dict[str, Any] = field(default_factory=dict)
+    tokenizer: PreTrainedTokenizerBase | None = None
+    generation_config: GenerationConfig | None = None
 
 
 def shape_only(builder: Builder) -> Builder:

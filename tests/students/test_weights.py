@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel, PreTrainedModel
+from transformers import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
 from hf_distill.students import Blueprint, Source, build_student, shape_only, skeleton
 from hf_distill.students.weights import CheckpointWeights, checkpoint_files
-from hf_distill.testing import tiny_inputs, tiny_model
+from hf_distill.testing import tiny_inputs, tiny_model, tiny_tokenizer
 
 FAMILIES = ["llama", "gpt2", "gemma2", "mixtral", "bert_mlm", "bert_classifier", "t5", "bart", "vit"]
 
@@ -136,3 +142,18 @@ def test_a_teacher_on_disk_is_never_in_memory(tmp_path):
     # Beside the student: the largest tensor, and the code that runs for the first time.
     assert grown["building"] < grown["student"] + 60 < teacher_mb / 2
     assert grown["using"] > teacher_mb / 2, "the measure sees a teacher that is used"
+
+
+@shape_only
+def renamed(teacher):
+    """Other ids for the same tokens."""
+    mapping = {name: Source("copy", (name,)) for name in teacher.state_dict()}
+    generation = GenerationConfig(eos_token_id=5)
+    return Blueprint(teacher.config, mapping, tokenizer=tiny_tokenizer(), generation_config=generation)
+
+
+def test_a_student_with_another_vocabulary_ends_its_texts_where_the_teacher_did():
+    build = build_student(tiny_model("llama"), renamed)
+    assert build.model.generation_config.eos_token_id == 5
+    assert build.tokenizer is not None
+    assert build_student(tiny_model("llama")).tokenizer is None
