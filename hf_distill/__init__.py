@@ -1,6 +1,7 @@
 """hf_distill: a drop-in `transformers.Trainer` that distils, with plugins.
 
-The public names, each imported when it is first used: `import hf_distill` does not import torch.
+The public names, each imported when it is first used: `import hf_distill` does not import torch. What it does do is to
+let `from_pretrained` load students that were changed, see `hf_distill.loading`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import loading as _loading
 from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -190,6 +192,9 @@ __all__ = [
     "sum_over_rows",
     "transform",
 ]
+
+
+_loading.install()
 
 
 def __getattr__(name: str) -> Any:

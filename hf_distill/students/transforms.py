@@ -3,10 +3,13 @@
     transform(model, "low_rank", plugins=plugins, rank=8)
     model.save_pretrained("student")
     model = load_student("student", plugins=plugins)
+    model = AutoModelForCausalLM.from_pretrained("student")  # after `import hf_distill`, if the plugin is installed
 
 A transform is a function ``(model, **options) -> None``, registered with kind "transform". What was applied stands in
-``config.hf_distill["transforms"]``; `load_student` applies it again to a model without weights, then loads them.
-`from_pretrained` alone does not: it builds the stock model and leaves out, with a warning, what it has no place for.
+``config.hf_distill["transforms"]``; loading applies it again to a model without weights, then loads them.
+
+Where hf_distill was not imported, `from_pretrained` would build the stock model and leave out what it has no place for.
+It is stopped by an entry in ``config.fusion_config``, which transformers refuses with what the entry says.
 """
 
 from __future__ import annotations
@@ -14,16 +17,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from ..plugins import Plugins
+from ..plugins import Plugins, installed_plugins
 from .opening import architecture
+from .weights import whole_weights
 
+NEEDS_IMPORT = "this model was changed by transforms of hf_distill; `import hf_distill` before you load it"
+_BORN = "hf_distill_born_transformed"
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "trust_remote_code")
 
 
@@ -56,6 +62,7 @@ def transform(model: PreTrainedModel, name: str, *, plugins: Plugins | None = No
     done = getattr(model.config, "hf_distill", {})
     spec = {"name": name, "options": options, "package": plugins.transforms.get(name).package}
     model.config.hf_distill = {**done, "transforms": [*done.get("transforms", []), spec]}
+    _demand_import(model.config)
 
 
 def load_student(
@@ -69,7 +76,8 @@ def load_student(
 
     Args:
         path: folder or hub name.
-        plugins: where transforms are registered; the built-in ones where not given.
+        plugins: where transforms are registered; where not given, the built-in ones and those of the installed plugins
+            that the student names.
         model_class: where the class that the checkpoint names is not the one wanted.
         options: of `from_pretrained`: dtype, device_map, revision ...
 
@@ -78,52 +86,119 @@ def load_student(
     """
     config = AutoConfig.from_pretrained(path, **{key: options[key] for key in _HUB_OPTIONS if key in options})
     model_class = model_class or architecture(config, path)
-    transforms = getattr(config, "hf_distill", {}).get("transforms", [])
-    if not transforms:
-        plain: PreTrainedModel = model_class.from_pretrained(path, **options)
-        return plain
-    plugins = plugins or Plugins()
+    loaded: PreTrainedModel
+    if transforms_of(config):
+        loaded = load_transformed(model_class, path, plugins=plugins, **options)
+    else:
+        loaded = model_class.from_pretrained(path, **options)
+    return loaded
+
+
+def transforms_of(config: PretrainedConfig | Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was applied to a model, from its configuration or that as a mapping."""
+    note = config.get("hf_distill") if isinstance(config, Mapping) else getattr(config, "hf_distill", None)
+    return list(note.get("transforms", [])) if isinstance(note, Mapping) else []
+
+
+def needs_transforms(model_class: type[PreTrainedModel], path: Any, options: Mapping[str, Any]) -> bool:
+    """Whether what `from_pretrained` of a stock class was asked for is a student that transforms changed."""
+    config = options.get("config")
+    if isinstance(config, PretrainedConfig):
+        return bool(transforms_of(config)) and not hasattr(model_class, _BORN)
+    if path is None or options.get("gguf_file") or hasattr(model_class, _BORN):
+        return False
+    try:
+        hub = {key: options[key] for key in _HUB_OPTIONS if key in options}
+        values, _ = PretrainedConfig.get_config_dict(path if config is None else config, **hub)
+    except (OSError, ValueError):  # transformers says better what is wrong with it
+        return False
+    return bool(transforms_of(values))
+
+
+def load_transformed(
+    model_class: type[PreTrainedModel],
+    path: str | os.PathLike[str],
+    *args: Any,
+    plugins: Plugins | None = None,
+    output_loading_info: bool = False,
+    **options: Any,
+) -> Any:
+    """`from_pretrained` of a class for a student that transforms changed; whole on every process under ZeRO-3.
+
+    Raises:
+        ValueError: a transform is not registered, or the weights do not fit what the transforms made.
+    """
+    config = options.get("config")
+    if not isinstance(config, PretrainedConfig):
+        config = AutoConfig.from_pretrained(path, **{key: options[key] for key in _HUB_OPTIONS if key in options})
+    transforms = transforms_of(config)
+    plugins = plugins or Plugins(_installed(transforms))
     for spec in transforms:
         if spec["name"] not in plugins.transforms:
             raise ValueError(
                 f"{str(path)!r} was made with the transform {spec['name']!r} of {spec['package']}; "
-                "install that plugin and activate it: load_student(..., plugins=Plugins([...]))."
+                "install that plugin, or activate it: load_student(..., plugins=Plugins([...]))."
             )
-    skeleton, buffers = _skeleton(model_class, transforms, plugins)
+    skeleton, buffers, made = _skeleton(model_class, transforms, plugins)
+    fusions = {key: one for key, one in (getattr(config, "fusion_config", None) or {}).items() if key != NEEDS_IMPORT}
+    fusions |= options.pop("fusion_config", None) or {}
     model: Any
-    model, report = skeleton.from_pretrained(path, output_loading_info=True, **options)
-    if report["missing_keys"] or report["unexpected_keys"]:
+    with whole_weights():
+        model, report = skeleton.from_pretrained(
+            path, *args, fusion_config=fusions, output_loading_info=True, **options
+        )
+    # Another class than the one that was saved has a head too few or too many, as without transforms.
+    is_another = model_class.__name__ not in (config.architectures or [model_class.__name__])
+    missing = [name for name in report["missing_keys"] if name in made or not is_another]
+    unexpected = [] if is_another else report["unexpected_keys"]
+    if missing or unexpected:
         raise ValueError(
             f"The weights in {str(path)!r} do not fit what its transforms made; missing: "
-            f"{sorted(report['missing_keys'])}, without a place: {sorted(report['unexpected_keys'])}. "
+            f"{sorted(missing)}, without a place: {sorted(unexpected)}. "
             "Is it the version of the plugin that saved them?"
         )
     for name, value in buffers.items():
         model.get_buffer(name).copy_(value)
     model.__class__ = model_class
-    loaded: PreTrainedModel = model
-    return loaded
+    _demand_import(model.config)
+    return (model, report) if output_loading_info else model
+
+
+def _demand_import(config: PretrainedConfig) -> None:
+    """Let plain transformers refuse to load what was changed."""
+    config.fusion_config = {**(getattr(config, "fusion_config", None) or {}), NEEDS_IMPORT: True}
+
+
+def _installed(transforms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The plugins among the installed ones that transforms came from."""
+    wanted = {str(spec["package"]).partition(" (")[0] for spec in transforms}
+    return [info.name for info, _ in installed_plugins() if info.name in wanted]
 
 
 def _skeleton(
     model_class: type[PreTrainedModel], transforms: Sequence[dict[str, Any]], plugins: Plugins
-) -> tuple[Any, dict[str, Tensor]]:
-    """A model class whose models are born transformed, and the values of the buffers that no checkpoint holds.
+) -> tuple[Any, dict[str, Tensor], set[str]]:
+    """A model class whose models are born transformed, and what is known once there is one.
+
+    That is the values of the buffers that no checkpoint holds, and the names of the tensors that transforms made.
 
     Going through `from_pretrained` of a class, rather than filling a finished model, leaves shards, dtypes, devices,
     tied weights and checkpoints in an older layout to transformers.
     """
     buffers: dict[str, Tensor] = {}
+    made: set[str] = set()
 
     def build(self: PreTrainedModel, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         model_class.__init__(self, config, *args, **kwargs)
         # Kept alive, or a buffer made below could get the id of one that it replaces.
         stock = {id(buffer): buffer for buffer in self.buffers()}
+        names = set(self.state_dict())
         with _ordinary_tensors():
             for spec in transforms:
                 plugins.transforms.create(spec["name"], spec["options"])(self)
         # from_pretrained leaves buffers outside the state dict uninitialised, but for those that it knows how to make.
         saved = self.state_dict()
+        made.update(saved.keys() - names)
         for name, buffer in self.named_buffers():
             if name in saved or id(buffer) in stock:
                 continue
@@ -131,8 +206,8 @@ def _skeleton(
                 raise ValueError(f"A transform makes the buffer {name!r} from parameters; register it as persistent.")
             buffers[name] = buffer
 
-    namespace = {"__init__": build, "__module__": model_class.__module__}
-    return type(model_class.__name__, (model_class,), namespace), buffers
+    namespace = {"__init__": build, "__module__": model_class.__module__, _BORN: True}
+    return type(model_class.__name__, (model_class,), namespace), buffers, made
 
 
 @contextlib.contextmanager

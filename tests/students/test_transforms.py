@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForSequenceClassification
 
 import hf_distill
+from hf_distill import loading
 from hf_distill.blocks import blocks
 from hf_distill.plugins import Plugins
 from hf_distill.students import Source, StudentBuild, build_student, load_student, transform
+from hf_distill.students.transforms import NEEDS_IMPORT
 from hf_distill.testing import tiny_inputs, tiny_model
 
 
@@ -141,13 +147,124 @@ def test_a_builder_may_transform_what_it_builds(plugins, tmp_path):
     assert torch.equal(logits(load_student(tmp_path, plugins=plugins)), logits(student))
 
 
-def test_from_pretrained_alone_misses_the_transforms_and_says_so(plugins, tmp_path):
+TOYS = """
+import hf_distill
+from torch import nn
+
+class Doubled(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.doubled = inner
+    def forward(self, hidden):
+        return 2 * self.doubled(hidden)
+
+def double(model):
+    for block in model.base_model.layers:
+        block.mlp = Doubled(block.mlp)
+
+@hf_distill.hookimpl
+def register_students(register):
+    register("double", double, kind="transform")
+"""
+LOADING = """
+import sys, torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForCausalLM, LlamaForCausalLM
+for model_class in (AutoModelForCausalLM, AutoModel, LlamaForCausalLM):
+    try:
+        model_class.from_pretrained(sys.argv[1])
+    except ValueError as error:
+        assert "`import hf_distill` before you load it" in str(error), error
+    else:
+        raise AssertionError("the stock model was loaded")
+import hf_distill
+student = LlamaForCausalLM.from_pretrained(sys.argv[1])
+assert "Doubled" in str(student)
+assert type(student) is LlamaForCausalLM
+assert torch.equal(student(torch.arange(9)[None]).logits, load_file(sys.argv[1] + "/logits")["logits"])
+again = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+assert again.dtype == torch.bfloat16
+assert "Doubled" in str(AutoModel.from_pretrained(sys.argv[1]))
+again, report = AutoModelForCausalLM.from_pretrained(sys.argv[1], output_loading_info=True, use_cache=False)
+assert not report["missing_keys"]
+assert not again.config.use_cache
+"""
+
+
+@pytest.fixture
+def installed_toys(tmp_path, monkeypatch):
+    """A plugin package among the installed ones, for this process and those that it starts."""
+    folder = tmp_path / "site"
+    (folder / "toys-0.1.dist-info").mkdir(parents=True)
+    (folder / "toys_plugin.py").write_text(TOYS)
+    (folder / "toys-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 0.1\n")
+    (folder / "toys-0.1.dist-info" / "entry_points.txt").write_text("[hf_distill]\ntoys = toys_plugin\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    yield
+    sys.modules.pop("toys_plugin", None)
+
+
+@pytest.mark.usefixtures("installed_toys")
+def test_plain_transformers_refuses_a_transformed_student_and_loads_it_after_the_import(tmp_path):
+    student = tiny_model("llama")
+    transform(student, "double", plugins=Plugins(["toys"]))
+    student.save_pretrained(tmp_path / "student")
+    with torch.no_grad():
+        save_file({"logits": student(torch.arange(9)[None]).logits}, tmp_path / "student" / "logits")
+    done = subprocess.run([sys.executable, "-c", LOADING, str(tmp_path / "student")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("installed_toys")
+def test_what_was_loaded_can_be_saved_and_loaded_again_with_the_installed_plugin(tmp_path):
+    student = tiny_model("llama")
+    transform(student, "double", plugins=Plugins(["toys"]))
+    expected = logits(student)
+    for index in range(3):
+        student.save_pretrained(tmp_path / str(index))
+        assert list(json.loads((tmp_path / str(index) / "config.json").read_text())["fusion_config"]) == [NEEDS_IMPORT]
+        student = (load_student if index == 1 else AutoModelForCausalLM.from_pretrained)(tmp_path / str(index))
+        assert torch.equal(logits(student), expected)
+    config = AutoConfig.from_pretrained(tmp_path / "2")
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "2", config=config)), expected)
+
+
+def test_a_stock_model_is_loaded_by_stock_code(tmp_path, monkeypatch):
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr("hf_distill.students.transforms.load_transformed", None)
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))
+
+
+def test_another_head_on_a_transformed_body_is_new_and_the_body_is_whole(plugins, tmp_path):
     student = tiny_model("llama")
     transform(student, "low_rank", plugins=plugins, rank=3)
     student.save_pretrained(tmp_path)
-    _, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert any("down_proj" in name for name in report["missing_keys"])
-    assert any("down_proj" in name for name in report["unexpected_keys"])
+    headed = load_student(tmp_path, plugins=plugins, model_class=LlamaForSequenceClassification, num_labels=5)
+    assert headed.score.out_features == 5
+    ours, theirs = headed.model.state_dict(), student.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_transformers_that_comes_later_is_taught_then(tmp_path, monkeypatch):
+    (tmp_path / "later_modeling.py").write_text(
+        "class PreTrainedModel:\n    @classmethod\n    def from_pretrained(cls, path):\n        return path\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(loading, "_TARGET", "later_modeling")
+    before = list(sys.meta_path)
+    loading.install()
+    loading.install()
+    assert len(sys.meta_path) == len(before) + 1
+    found = importlib.import_module("later_modeling").PreTrainedModel
+    assert sys.meta_path == before
+    assert found.from_pretrained.__func__.__module__ == "hf_distill.loading"
+    assert found.from_pretrained(None) is None
+    taught = found.from_pretrained.__func__
+    loading.install()
+    assert found.from_pretrained.__func__ is taught
 
 
 def test_an_inactive_plugin_is_named(plugins, tmp_path):
