@@ -48,8 +48,9 @@ def conformance(
             temperature by keyword where the loss reads them, and gives ``[n]``; of a batch loss it takes what the loss
             takes, in float64, and gives the sum.
         lacks: properties that the loss does not have, and why; that it really does not have them is checked.
-        student: options of `tiny_model`, "family" among them.
-        teacher: the same of the teacher.
+        student: options of `tiny_model`, "family" among them; "transforms" is a list of those that are applied to it,
+            each a mapping of name and options.
+        teacher: options of `tiny_model`.
         columns: columns that the loss reads, by name: four values, one for each example.
         num_teachers: how many teachers a row loss takes the logits of.
         data: makes the data that the loss is tried on, a data set of four examples and a collator: for losses of nested

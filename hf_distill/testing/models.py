@@ -78,6 +78,7 @@ _FAMILIES: dict[str, _Family] = {
     "t5": _Family("T5ForConditionalGeneration", "T5Config", _T5),
     "bart": _Family("BartForConditionalGeneration", "BartConfig", _BART),
     "vit": _Family("ViTForImageClassification", "ViTConfig", {**_VIT, "num_labels": 3}),
+    "deit": _Family("DeiTForImageClassificationWithTeacher", "DeiTConfig", {**_VIT, "num_labels": 3}),
 }
 
 

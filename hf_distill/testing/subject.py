@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import nn
 from transformers import (
@@ -24,6 +25,7 @@ from ..losses.base import BatchLoss
 from ..plugins import Plugins
 from ..registry import Registry
 from ..signals import IGNORE_INDEX
+from ..students import transform
 from ..trainer import DistillationTrainer
 from .data import causal_lm_dataset, classification_dataset, tiny_tokenizer
 from .models import tiny_inputs, tiny_model
@@ -41,7 +43,8 @@ class Subject:
         plugins: what to activate, so that the name is known.
         options: of the loss.
         reference: what its values must be.
-        student: options of `tiny_model`, "family" among them.
+        student: options of `tiny_model`, "family" among them; "transforms" is a list of those that are applied to it,
+            each a mapping of name and options.
         teacher: the same of the teacher.
         columns: further columns of the data, a value for each of the four examples.
         num_teachers: how many teachers the loss takes.
@@ -106,7 +109,14 @@ class Subject:
         """Student and teachers."""
         seed = self.teacher.get("seed", 0)
         teachers = [tiny_model(**{**self.teacher, "seed": seed + index}) for index in range(self.num_teachers)]
-        return tiny_model(**self.student), teachers
+        options = dict(self.student)
+        transforms = options.pop("transforms", ())
+        student = tiny_model(**options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.get("seed", 0))
+            for one in transforms:
+                transform(student, plugins=Plugins(self.plugins), **one)
+        return student, teachers
 
     def trainer(
         self,
@@ -165,8 +175,8 @@ class Subject:
             return self.data()
         family = self.student["family"]
         collator: Callable[..., Any]
-        if family == "vit":
-            pixels = tiny_inputs(tiny_model(**self.student), num_examples=NUM_EXAMPLES)["pixel_values"]
+        if family in ("vit", "deit"):
+            pixels = tiny_inputs(self.models()[0], num_examples=NUM_EXAMPLES)["pixel_values"]
             rows = [{"pixel_values": image.tolist(), "labels": index % 3} for index, image in enumerate(pixels)]
             dataset, collator = Dataset.from_list(rows), default_data_collator
         elif "classifier" in family:

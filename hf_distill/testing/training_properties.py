@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..auxiliary import ATTRIBUTE, FILE
+from ..plugins import Plugins
+from ..students import load_student
 from ..trainer import DistillationTrainer
 from .subject import NUM_EXAMPLES, Subject
 from .verdicts import require, require_near
@@ -78,15 +80,19 @@ def state_round_trip(subject: Subject) -> None:
         expected, found = straight.student.state_dict(), resumed.student.state_dict()
         for name, value in expected.items():
             require_near(found[name], value, 1e-6, f"{name} of a run that was resumed half-way")
-        _check_export(straight, Path(folder) / "export")
+        _check_export(straight, Path(folder) / "export", Plugins(subject.plugins))
 
 
-def _check_export(trainer: DistillationTrainer, folder: Path) -> None:
+def _check_export(trainer: DistillationTrainer, folder: Path, plugins: Plugins) -> None:
     """Fail unless the saved student is the bare one, and the loss's state lies beside it."""
     student = trainer.student
     trainer.save_model(str(folder))
     assert isinstance(student, PreTrainedModel)
-    loading: Any = type(student).from_pretrained(folder, output_loading_info=True)
+    loading: Any
+    if "transforms" in getattr(student.config, "hf_distill", {}):
+        loading = load_student(folder, plugins=plugins), {}  # which raises where something does not fit
+    else:
+        loading = type(student).from_pretrained(folder, output_loading_info=True)
     loaded, report = loading
     require(
         not any(report.values()),
