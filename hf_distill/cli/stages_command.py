@@ -16,14 +16,11 @@ goes on when it is started again.
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..registry import did_you_mean
 from .train import RECORD, read_config, without_secrets
 
 if TYPE_CHECKING:
@@ -104,21 +101,9 @@ def make_stages(spec: Any) -> list[Mapping[str, Any]]:
         return list(spec)
     if not isinstance(spec, Mapping) or not isinstance(spec.get("preset"), str):
         raise ValueError(f"stages is {spec!r}; expected a list of stages, or {{preset: 'module:function', ...}}.")
-    options = {key: value for key, value in spec.items() if key != "preset"}
-    module, _, name = spec["preset"].partition(":")
-    try:
-        preset = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"There is no preset {spec['preset']!r} ({error}); expected 'module:function'.") from error
-    parameters = inspect.signature(preset).parameters
-    for key in options:
-        if key not in parameters:
-            hint = did_you_mean(key, parameters)
-            raise ValueError(f"The preset {name} has no option {key!r}{hint}; there are {', '.join(parameters)}.")
-    missing = [key for key, one in parameters.items() if one.default is one.empty and key not in options]
-    if missing:
-        raise ValueError(f"The preset {name} needs the option {', '.join(missing)}.")
-    made: list[Mapping[str, Any]] = preset(**options)
+    from ..drivers.presets import call_preset
+
+    made: list[Mapping[str, Any]] = call_preset(spec)
     return made
 
 

@@ -5,6 +5,9 @@ The file holds the fields of `DistillationArguments` (those of `transformers.Tra
     data: {texts: python, max_length: 128}    # see `hf_distill.data.language_modeling.TextData`
     tokenizer: path/or/name                   # by default that of the teacher
 
+Instead of text, ``data: {preset: "package.module:function", ...options}`` is what a function of the tokenizer makes, a
+`hf_distill.StageData`: so plugins bring data of other kinds.
+
 Any of them may be given on the command line instead: ``--max_steps 100 --teacher path --losses '["forward_kl"]'``.
 """
 
@@ -19,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
     from rich.console import Console
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
     from ..arguments import DistillationArguments
+    from ..drivers.stage_data import StageData
     from ..trainer import DistillationTrainer
 
 RECORD = "run.json"
@@ -96,7 +99,6 @@ def run(
     from rich.console import Console
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from ..data.language_modeling import load_packed_text
     from .progress import TrainingProgress
 
     arguments, data_spec, tokenizer_name = parse(config, overrides)
@@ -105,7 +107,7 @@ def run(
     console = console if arguments.should_log and console is not None else Console(quiet=not arguments.should_log)
     with arguments.main_process_first(desc="loading data"):
         tokenizer = tokenizer_for(arguments, tokenizer_name)
-        data = load_packed_text(data_spec, tokenizer)
+        data = load_data(data_spec, tokenizer)
     if describe:
         console.print(_describe(data), highlight=False, soft_wrap=True)
     trainer = _trainer(arguments, data, tokenizer)
@@ -192,37 +194,53 @@ def tokenizer_for(arguments: DistillationArguments, name: str | None) -> PreTrai
     return tokenizer
 
 
-def _describe(data: DatasetDict) -> str:
-    """A line about the data."""
-    rows = data["train"]
-    shares = ", ".join(f"{domain} {count / len(rows):.0%}" for domain, count in _domains(rows).items())
-    held_out = "".join(f", {len(data[split]):,} to {split} with" for split in ("probe", "test") if split in data)
-    return f"data: {len(rows):,} rows of {len(rows[0]['input_ids'])} tokens to train on ({shares}){held_out}"
-
-
-def _domains(rows: Any) -> dict[str, int]:
-    """How many rows there are of each domain."""
-    return dict(sorted(Counter(rows["domain"]).items()))
-
-
-def _trainer(
-    arguments: DistillationArguments, data: DatasetDict, tokenizer: PreTrainedTokenizerBase
-) -> DistillationTrainer:
-    """The trainer; where there are several domains, it evaluates each by itself."""
+def load_data(spec: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> StageData:
+    """What is trained on; of packed text, where there are several domains, each is evaluated by itself."""
     from transformers import default_data_collator
 
-    from ..trainer import DistillationTrainer
+    from ..data.language_modeling import load_packed_text
+    from ..drivers.presets import PRESET
+    from ..drivers.stage_data import StageData, from_preset
 
+    if PRESET in spec:
+        return from_preset(spec, tokenizer)
+    data = load_packed_text(spec, tokenizer)
     test = data.get("test")
     if test is not None and len(domains := sorted(set(test["domain"]))) > 1:
         column = list(test["domain"])
         test = {name: test.select([index for index, domain in enumerate(column) if domain == name]) for name in domains}
+    return StageData(data["train"], test, data.get("probe"), default_data_collator)
+
+
+def _describe(data: StageData) -> str:
+    """A line about the data."""
+    rows, test = data.train, data.evaluation
+    tests = list(test.values()) if isinstance(test, dict) else [] if test is None else [test]
+    held_out = {"probe": 0 if data.probe is None else len(data.probe), "test": sum(map(len, tests))}
+    length = f" of {len(rows[0]['input_ids'])} tokens" if "input_ids" in rows.column_names else ""
+    shares = ", ".join(f"{domain} {count / len(rows):.0%}" for domain, count in _domains(rows).items())
+    others = "".join(f", {count:,} to {split} with" for split, count in held_out.items() if count)
+    return f"data: {len(rows):,} rows{length} to train on{f' ({shares})' if shares else ''}{others}"
+
+
+def _domains(rows: Any) -> dict[str, int]:
+    """How many rows there are of each domain, where the data tells domains apart."""
+    return dict(sorted(Counter(rows["domain"]).items())) if "domain" in rows.column_names else {}
+
+
+def _trainer(
+    arguments: DistillationArguments, data: StageData, tokenizer: PreTrainedTokenizerBase
+) -> DistillationTrainer:
+    """The trainer."""
+    from ..trainer import DistillationTrainer
+
     return DistillationTrainer(
         args=arguments,
-        train_dataset=data["train"],
-        eval_dataset=test,
-        probe_dataset=data.get("probe"),
-        data_collator=default_data_collator,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        probe_dataset=data.probe,
+        data_collator=data.collator,
+        compute_metrics=data.compute_metrics,
         processing_class=tokenizer,
     )
 

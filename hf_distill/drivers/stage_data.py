@@ -4,6 +4,7 @@
     {data_files: notes.txt, max_length: 128, masked: 0.15} # the same for masked language models
     {labelled: {data_files: tickets.csv}}                  # labelled texts, see `LabelledTextData`
     {labelled: {...}, split: pool, unlabelled: true}       # other texts of these, without labels
+    {preset: "package.module:function", ...}               # what a function of the tokenizer and its options makes
 
 or, from Python, a data set, a `StageData`, or a function of the tokenizer that makes one of them.
 """
@@ -26,6 +27,7 @@ from transformers import (
 from ..data.labelled_texts import LabelledTexts, load_labelled_texts
 from ..data.language_modeling import load_packed_text
 from ..registry import did_you_mean
+from .presets import PRESET, call_preset
 
 _SPLITS = ("train", "pool", "held_out")
 
@@ -74,7 +76,21 @@ def load_stage_data(spec: Any, tokenizer: PreTrainedTokenizerBase | None, *, sta
         return made if isinstance(made, StageData) else StageData(train=made)
     if tokenizer is None:
         raise ValueError(f"The data of the stage {stage!r} is text, but there is no tokenizer; give tokenizer.")
+    if PRESET in spec:
+        return from_preset(spec, tokenizer)
     return _labelled(spec, tokenizer, stage) if "labelled" in spec else _packed(spec, tokenizer, stage)
+
+
+def from_preset(spec: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> StageData:
+    """The data that a preset makes; how plugins bring data of their own.
+
+    Raises:
+        ValueError: it cannot be found, it refuses its options, or it makes something else.
+    """
+    made = call_preset(spec, tokenizer)
+    if not isinstance(made, StageData):
+        raise ValueError(f"The preset {spec[PRESET]!r} made {type(made).__name__}; expected hf_distill.StageData.")
+    return made
 
 
 def _packed(spec: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, stage: str) -> StageData:

@@ -83,6 +83,47 @@ def test_a_file_trains_a_student_that_loads_and_leaves_a_record(config, tmp_path
     assert f"run.json in {out}" in printed
 
 
+PRESET = """
+from transformers import DataCollatorForSeq2Seq
+from hf_distill import StageData
+from hf_distill.testing import causal_lm_dataset
+
+def short(tokenizer, *, rows):
+    collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
+    lengths = lambda prediction: {"examples": len(prediction.label_ids)}
+    return StageData(causal_lm_dataset(rows), causal_lm_dataset(3), collator=collator, compute_metrics=lengths)
+
+def nothing(tokenizer):
+    return []
+"""
+
+
+def test_data_that_a_plugin_makes_is_taken_for_text(config, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_data.py").write_text(PRESET)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["train", config(data={"preset": "own_data:short", "rows": 8})]) == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["metrics"]["eval_examples"] == 3
+    assert record["domains"] == {}
+    assert "data: 8 rows of " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"preset": "own_data:missing"}, "There is no preset 'own_data:missing'"),
+        ({"preset": "own_data:short", "row": 8}, "no option 'row' (did you mean 'rows'?)"),
+        ({"preset": "own_data:short"}, "needs the option rows"),
+        ({"preset": "own_data:nothing"}, "made list; expected hf_distill.StageData"),
+    ],
+)
+def test_a_preset_that_does_not_fit_ends_in_a_traceback(config, tmp_path, monkeypatch, capsys, data, says):
+    (tmp_path / "own_data.py").write_text(PRESET)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["train", config(data=data)]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_the_command_line_goes_before_the_file(config):
     arguments, data, tokenizer = parse(
         read_config(config(tokenizer="from-the-file")),
