@@ -147,6 +147,22 @@ class KeepExtraColumns:
         return batch
 
 
+def refuse_cut_parts(dataset: Any, accelerator: Accelerator) -> None:
+    """Refuse streams of nested batches that accelerate would make on one process and cut into pieces for the others.
+
+    It cuts every tensor at the same rows, but a part may have several sequences for an example.
+
+    Raises:
+        ValueError: it would.
+    """
+    streamed = dataset is not None and not hasattr(dataset, "__len__")
+    if streamed and accelerator.num_processes > 1 and accelerator.dispatch_batches is not False:
+        raise ValueError(
+            "The losses read nested batches, which accelerate cannot cut for several processes. Let each process make "
+            'its own: accelerator_config={"dispatch_batches": False} in the arguments, or use a data set that knows its length.'
+        )
+
+
 def num_real_examples(inputs: Mapping[str, Any], accelerator: Accelerator) -> int | None:
     """How many examples of this process's batch are not duplicates that even out the last one; None for all."""
     state = accelerator.gradient_state

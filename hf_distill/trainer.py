@@ -21,7 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
 from .auxiliary import auxiliary_state, load_auxiliary, save_auxiliary
-from .batches import BatchReader, KeepExtraColumns, num_real_examples
+from .batches import BatchReader, KeepExtraColumns, num_real_examples, refuse_cut_parts
 from .checkpoints import last_complete_checkpoint, warn_of_other_versions
 from .data.loader import IntervalLoader
 from .data.probe import DomainProbe
@@ -129,6 +129,9 @@ class DistillationTrainer(Trainer):
             self.data_collator = KeepExtraColumns(self.data_collator, self.plan.columns)
         if self.plan.views:
             self.data_collator = CollateViews(self.data_collator, self.plan.views)
+        if self.plan.nested:
+            for dataset in (self.train_dataset, self.eval_dataset):
+                refuse_cut_parts(dataset, self.accelerator)
         self.add_callback(TrainerEvents(self))
         if self._separate is not None:
             self._separate.check(self.accelerator)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
 from transformers import EvalPrediction, TrainingArguments
 
 from hf_distill import BatchLoss, DistillationTrainer
-from hf_distill.batches import BatchReader
+from hf_distill.batches import BatchReader, refuse_cut_parts
 from hf_distill.testing import conformance, tiny_model, tiny_tokenizer
 
 
@@ -93,6 +95,19 @@ def test_duplicates_that_fill_up_a_batch_count():
     assert len(batch.parts["second"].token_mask) == 8
     with pytest.raises(ValueError, match="first, second"):
         batch.take([0])
+
+
+@pytest.mark.parametrize("dispatch_batches", [None, True, False])
+def test_streams_of_parts_are_cut_in_the_wrong_places(dispatch_batches):
+    stream = data()[0].to_iterable_dataset()
+    several = SimpleNamespace(num_processes=2, dispatch_batches=dispatch_batches)
+    refuse_cut_parts(data()[0], several)
+    refuse_cut_parts(stream, SimpleNamespace(num_processes=1, dispatch_batches=dispatch_batches))
+    if dispatch_batches is False:
+        refuse_cut_parts(stream, several)
+    else:
+        with pytest.raises(ValueError, match="dispatch_batches"):
+            refuse_cut_parts(stream, several)
 
 
 def flat(rows):
