@@ -32,14 +32,20 @@ def waiting_fails() -> Iterator[None]:
     Raises:
         AssertionError: there is one.
     """
-    enter = torch.autocast.__init__
+    enter, enabled = torch.autocast.__init__, torch.is_autocast_enabled
 
     def on_cpu(self: torch.autocast, device_type: str, *arguments: Any, **options: Any) -> None:
         enter(self, "cpu" if device_type == "meta" else device_type, *arguments, **options)
 
+    def enabled_on_cpu(device_type: str | None = None) -> bool:
+        return enabled("cpu" if device_type in (None, "meta") else device_type)
+
     try:
         # Losses say torch.autocast(tensor.device.type, enabled=False), and autocast knows no meta device.
-        with mock.patch.object(torch.autocast, "__init__", on_cpu):
+        with (
+            mock.patch.object(torch.autocast, "__init__", on_cpu),
+            mock.patch.object(torch, "is_autocast_enabled", enabled_on_cpu),
+        ):
             yield
     except (RuntimeError, TypeError, ValueError) as error:
         frames = traceback.extract_tb(error.__traceback__)

@@ -142,7 +142,8 @@ class Subject:
             {"name": f"teacher{index}", "model": teacher, "tokenizer": tokenizer}
             for index, teacher in enumerate(teachers)
         ]
-        spec: dict[str, Any] = {"temperature": 1.0 if self.is_batch_loss else TEMPERATURE}
+        # A batch loss may have a temperature of its own among its options.
+        spec: dict[str, Any] = {} if self.is_batch_loss else {"temperature": TEMPERATURE}
         spec["teacher"] = [one["name"] for one in named]
         if isinstance(self.component, str):
             spec |= {"name": self.component, **self.options}
