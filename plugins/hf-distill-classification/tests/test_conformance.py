@@ -66,9 +66,6 @@ NOT_A_DIVERGENCE = {"zero_at_equality": "a cross-entropy, which is the target's 
 OF_LOGITS = {"sparse_as_dense": "compares the logits themselves, and a cache keeps probabilities"}
 
 test_dkd = conformance("dkd", plugins=PLUGIN, reference=decoupled)
-test_dkd_of_classifiers = conformance(
-    "dkd", plugins=PLUGIN, options={"standardize": True}, student=CLASSIFIER, teacher=TEACHER
-)
 test_standardized_kl = conformance("standardized_kl", plugins=PLUGIN, reference=standardised)
 test_binary_kl = conformance("binary_kl", plugins=PLUGIN, reference=binary, lacks=OF_LOGITS)
 test_ferkd = conformance(

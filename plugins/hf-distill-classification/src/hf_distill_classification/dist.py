@@ -78,4 +78,5 @@ def dist(q: Tensor, p: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 def _correlation(one: Tensor, other: Tensor, *, dim: int) -> Tensor:
     """Cosine of centred vectors; 0 where one of them does not vary."""
     lengths = torch.linalg.vector_norm(one, dim=dim) * torch.linalg.vector_norm(other, dim=dim)
-    return (one * other).sum(dim) / (lengths + _EPSILON)
+    correlation: Tensor = (one * other).sum(dim) / (lengths + _EPSILON)
+    return correlation

@@ -55,11 +55,11 @@ def classifier_path(student: nn.Module, classes: int, loss: str, path: str | Non
     Raises:
         ValueError: there is none.
     """
-    layers = {name: module for name, module in student.named_modules() if isinstance(module, nn.Linear)}
+    layers: dict[str, nn.Linear] = {k: module for k, module in student.named_modules() if isinstance(module, nn.Linear)}
     found = [name for name, module in layers.items() if module.out_features == classes]
     if path is None and found:
         return found[-1]
-    if path in layers:
+    if path is not None and path in layers:
         return path
     raise ValueError(
         f"{loss} needs the linear layer of {type(student).__name__} that makes its {classes} logits; "

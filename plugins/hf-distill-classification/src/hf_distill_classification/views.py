@@ -19,8 +19,8 @@ class TwoViews:
 
     Args:
         collator: makes a batch, labels among it.
-        strong: makes the strong view of one example, a new mapping; draws from torch's global generator, whose state is
-            in checkpoints.
+        strong: makes the strong view of one example, a new mapping. What it draws at random is another draw after a
+            resume, as in every collator: loaders work ahead of the checkpoint.
         weak: the same of the weak view; by default the example as it is.
     """
 
