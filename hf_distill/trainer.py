@@ -374,6 +374,8 @@ class DistillationTrainer(Trainer):
                 measured["perplexity"] = math.exp(min(measured["task_loss"], 700.0))
             assert output.metrics is not None
             output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
+        if not self.is_in_train:
+            self._close_teachers()
         return output
 
     # ---- Checkpoints ----
@@ -389,8 +391,11 @@ class DistillationTrainer(Trainer):
         finally:
             if self._interval_loader is not None:
                 self._interval_loader.close()
-            for teacher in self.plan.teachers.values():
-                teacher.close()
+            self._close_teachers()
+
+    def _close_teachers(self) -> None:
+        for teacher in self.plan.teachers.values():
+            teacher.close()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         auxiliary = auxiliary_state(self.student, state_dict)  # before save_pretrained takes the dictionary apart

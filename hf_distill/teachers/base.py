@@ -44,7 +44,7 @@ class Teacher(ABC):
         """
 
     def close(self) -> None:  # noqa: B027 - most teachers hold nothing
-        """Training ended, by itself or not: write what waits to be written."""
+        """Training ended, by itself or not, or an evaluation outside of one: write what waits; may be asked again."""
 
     @abstractmethod
     def request(self, *, rows: bool, taps: Sequence[str]) -> None:

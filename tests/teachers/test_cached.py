@@ -73,6 +73,21 @@ def test_resumed_or_second_reading_differs_from_the_first(tmp_path):
     assert torch.equal(first[1], second[1])
 
 
+def test_answers_of_an_evaluation_outside_of_a_training_are_lost(tmp_path):
+    trainer = DistillationTrainer(
+        tiny_model("llama", hidden_size=16),
+        TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True),
+        teacher=CacheTeacher(tmp_path / "c", source=live(), k=8),
+        losses=["forward_kl"],
+        eval_dataset=causal_lm_dataset(4),
+        data_collator=TEXT,
+        processing_class=tiny_tokenizer(),
+    )
+    first = trainer.evaluate()["eval_loss"]
+    assert len(CacheTeacher(tmp_path / "c").store) == 4
+    assert trainer.evaluate()["eval_loss"] == first
+
+
 def test_source_is_asked_twice_or_loaded_where_nothing_is_missing(tmp_path):
     source = live()
     calls = []
