@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from .drivers.rounds import RoundsDriver as RoundsDriver
     from .drivers.stage_data import StageData as StageData
     from .drivers.stages import StagesDriver as StagesDriver
+    from .latency import BlockShape as BlockShape
+    from .latency import LatencyTable as LatencyTable
+    from .latency import measure_blocks as measure_blocks
+    from .latency import measure_seconds as measure_seconds
+    from .latency import sample_inputs as sample_inputs
     from .ledger import Answer as Answer
     from .ledger import Ledger as Ledger
     from .ledger import Usage as Usage
@@ -97,6 +102,7 @@ _MODULES = {
     ".drivers.rounds": ["RoundsDriver"],
     ".drivers.stage_data": ["StageData"],
     ".drivers.stages": ["StagesDriver"],
+    ".latency": ["BlockShape", "LatencyTable", "measure_blocks", "measure_seconds", "sample_inputs"],
     ".ledger": ["Answer", "Ledger", "Usage"],
     ".losses.base": ["BatchLoss", "RowLoss"],
     ".losses.by_row": ["log_probs_of", "of_log_probs", "sum_over_rows"],
@@ -128,6 +134,7 @@ __all__ = [
     "Batch",
     "BatchGenerator",
     "BatchLoss",
+    "BlockShape",
     "Blueprint",
     "Budget",
     "BudgetExhausted",
@@ -138,6 +145,7 @@ __all__ = [
     "DistillationTrainer",
     "EndpointTeacher",
     "FeatureLoss",
+    "LatencyTable",
     "Ledger",
     "LocalTeacher",
     "LocalTextTeacher",
@@ -180,11 +188,14 @@ __all__ = [
     "load_student",
     "log_probs_of",
     "make_text_teacher",
+    "measure_blocks",
+    "measure_seconds",
     "num_blocks",
     "of_log_probs",
     "open_weights",
     "reverse_kl",
     "rowwise",
+    "sample_inputs",
     "shape_only",
     "skeleton",
     "skewed_kl",

@@ -71,6 +71,7 @@ def register_commands(register: RegisterCommand) -> None:
     register("cache", "hf_distill.cli.cache_command:cache", help="Look into teacher caches: info, verify, compare.")
     register("demo", "hf_distill.cli.demo:demo", help="Distil a tiny model on this machine, from start to report.")
     register("stages", "hf_distill.cli.stages_command:stages", help="Train in stages: other teachers, data, losses.")
+    register("student", "hf_distill.cli.student_command:student", help="Students: build, list, describe their cost.")
     register("ledger", "hf_distill.cli.ledger_command:ledger", help="Show what a teacher was asked and what that cost.")
     register("rounds", "hf_distill.cli.rounds_command:rounds", help="Train in rounds, on data asked for between them.")
     register("plugins", "hf_distill.cli.plugins_command:plugins", help="List plugins and what they add.")

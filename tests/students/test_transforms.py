@@ -192,17 +192,10 @@ assert not again.config.use_cache
 
 
 @pytest.fixture
-def installed_toys(tmp_path, monkeypatch):
+def installed_toys(install, tmp_path, monkeypatch):
     """A plugin package among the installed ones, for this process and those that it starts."""
-    folder = tmp_path / "site"
-    (folder / "toys-0.1.dist-info").mkdir(parents=True)
-    (folder / "toys_plugin.py").write_text(TOYS)
-    (folder / "toys-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 0.1\n")
-    (folder / "toys-0.1.dist-info" / "entry_points.txt").write_text("[hf_distill]\ntoys = toys_plugin\n")
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    yield
-    sys.modules.pop("toys_plugin", None)
+    install("toys", "0.1", {"toys": "toys_plugin"}, {"toys_plugin.py": TOYS})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site-toys"))
 
 
 @pytest.mark.usefixtures("installed_toys")
