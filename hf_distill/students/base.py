@@ -70,16 +70,14 @@ def build_student(
             f"The teacher is a {type(teacher).__name__}; expected a model of transformers, or the folder or hub name "
             "of one. Take it out of wrappers (PEFT: merge_and_unload; DDP: .module) first."
         )
+    function: Callable[..., Any]
     if callable(builder):
         name, package, function = getattr(builder, "__name__", type(builder).__name__), None, builder
         build_from: Callable[..., StudentBuild | Blueprint] = partial(builder, **options)
     else:
         plugins = plugins or Plugins()
-        name, package, function = (
-            builder,
-            plugins.students.get(builder).package,
-            plugins.students.get(builder).resolve(),
-        )
+        component = plugins.students.get(builder)
+        name, package, function = builder, component.package, component.resolve()
         build_from = plugins.students.create(builder, options)
     with whole_weights():
         if is_shape_only(function):
@@ -107,19 +105,6 @@ def build_student(
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     return build
-
-
-def architecture(config: PretrainedConfig, name: str | os.PathLike[str]) -> type[PreTrainedModel]:
-    """The model class that a saved configuration names.
-
-    Raises:
-        ValueError: it names none, or one that transformers does not have.
-    """
-    class_name = (config.architectures or [""])[0]
-    found: type[PreTrainedModel] | None = getattr(transformers, class_name, None)
-    if found is None:
-        raise ValueError(f"{str(name)!r} is of class {class_name!r}, which transformers lacks; pass model_class=...")
-    return found
 
 
 def _whole(
