@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hf_distill_weightmaps.families import FAMILIES, Axis, Family, Sizes, TensorAxes, family_of
 
 from hf_distill import Plugins, build_student
 from hf_distill.testing import tiny_model
-from hf_distill_weightmaps.families import FAMILIES, Axis, Family, Sizes, TensorAxes, family_of
 
 from .conftest import logits
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
 from hf_distill_weightmaps.unit_maps import UnitMap, cyclic, drawn
 
 # Units 0 to 3 and copies of 1, 3 and 1.

@@ -36,6 +36,7 @@ from .checkpoints import Checkpoint, ShardWriter
 from .merging import METHODS, combine, dare, generator_for, magnitude_threshold
 
 RECORD = "merge.json"
+_PART = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +168,14 @@ class _Run:
         base = self.base[name]
         if self._excluded(name) or not base.is_floating_point():
             return base
-        deltas = [self._delta(k, name, base.float()) for k in range(len(self.models))]
-        merged = combine(base.float(), deltas, method=self.spec.method, scale=self.spec.scale, thresholds=thresholds)
-        return merged.to(base.dtype)
+        wide = base.float().flatten()
+        deltas = [self._delta(k, name, base.float()).flatten() for k in range(len(self.models))]
+        method, scale = self.spec.method, self.spec.scale
+        parts = [  # a part at a time, since TIES takes several times the memory of what it merges
+            combine(part, own, method=method, scale=scale, thresholds=thresholds).to(base.dtype)
+            for part, *own in zip(wide.split(_PART), *(delta.split(_PART) for delta in deltas), strict=True)
+        ]
+        return torch.cat(parts).reshape(base.shape)
 
     def _task_vector(self, index: int) -> Iterator[Tensor]:
         for name in self.merged_names:

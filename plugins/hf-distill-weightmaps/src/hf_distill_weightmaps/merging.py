@@ -6,7 +6,7 @@ With theta_k the k-th model, delta_k = theta_k - base is its task vector. All fu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -64,13 +64,12 @@ def magnitude_threshold(chunks: Callable[[], Iterable[Tensor]], density: float) 
         The threshold t; entries with magnitude >= t are kept, equals of the last one as well.
     """
     high = torch.zeros(_HALF, dtype=torch.int64)
-    for chunk in chunks():
-        high += torch.bincount(_bits(chunk) >> 16, minlength=_HALF)
+    for bits in _bits(chunks()):
+        high += torch.bincount(bits >> 16, minlength=_HALF)
     wanted = max(round(density * int(high.sum())), 1)
     upper, above = _from_above(high, wanted)
     low = torch.zeros(_HALF, dtype=torch.int64)
-    for chunk in chunks():
-        bits = _bits(chunk)
+    for bits in _bits(chunks()):
         low += torch.bincount(bits[bits >> 16 == upper] & (_HALF - 1), minlength=_HALF)
     lower, _ = _from_above(low, wanted - above)
     return float(torch.tensor((upper << 16) | lower, dtype=torch.int32).view(torch.float32))
@@ -102,8 +101,11 @@ def generator_for(seed: int, model: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.abs().contiguous().view(torch.int32).flatten().long()
+def _bits(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The bits of magnitudes as whole numbers, a million at a time."""
+    for tensor in tensors:
+        for part in tensor.flatten().split(1 << 20):
+            yield part.abs().view(torch.int32)
 
 
 def _from_above(histogram: Tensor, wanted: int) -> tuple[int, int]:
