@@ -145,23 +145,33 @@ def tokenizer(domain: str = "stories") -> Any:
 @functools.cache
 def text(domain: str = "stories") -> dict[str, Dataset]:
     """Rows of 64 tokens, to train on ("train") and held out ("test")."""
-    documents: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
+    return packed(domain, tokenizer(domain), max_length=LENGTH)
+
+
+def packed(domain: str, own_tokenizer: Any, *, max_length: int) -> dict[str, Dataset]:
+    """The domain's text in rows of `max_length` tokens of any tokenizer, "train" and "test"."""
+    found = {split: pack(own, own_tokenizer, max_length=max_length) for split, own in documents(domain).items()}
+    every = max(1, len(found["test"]) // HELD_OUT_ROWS)
+    found["test"] = found["test"].select(range(0, every * min(HELD_OUT_ROWS, len(found["test"])), every))
+    return found
+
+
+def documents(domain: str) -> dict[str, Dataset]:
+    """Texts and their domains, "train" and "test"."""
+    pairs: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
     if domain == "stories":
         path = SHARED / "tinystories_sample" / "tinystories.txt.gz"
         lines = [line.strip() for line in gzip.decompress(path.read_bytes()).decode().splitlines() if line.strip()]
         cut = len(lines) * 9 // 10  # in the order of the file, so that no story is on both sides
-        documents = {"train": [("\n".join(lines[:cut]), domain)], "test": [("\n".join(lines[cut:]), domain)]}
+        pairs = {"train": [("\n".join(lines[:cut]), domain)], "test": [("\n".join(lines[cut:]), domain)]}
     else:
         for path in sorted((SHARED / "lm_domains").glob("*.jsonl.gz")):
             for row in map(json.loads, gzip.decompress(path.read_bytes()).decode().splitlines()):
-                documents[row["split"]].append((row["text"], path.name.split(".")[0]))
-    packed = {}
-    for split, pairs in documents.items():
-        dataset = Dataset.from_dict({"text": [t for t, _ in pairs], "domain": [d for _, d in pairs]})
-        packed[split] = pack(dataset, tokenizer(domain), max_length=LENGTH)
-    every = max(1, len(packed["test"]) // HELD_OUT_ROWS)
-    packed["test"] = packed["test"].select(range(0, every * min(HELD_OUT_ROWS, len(packed["test"])), every))
-    return packed
+                pairs[row["split"]].append((row["text"], path.name.split(".")[0]))
+    return {
+        split: Dataset.from_dict({"text": [t for t, _ in own], "domain": [d for _, d in own]})
+        for split, own in pairs.items()
+    }
 
 
 @torch.no_grad()
