@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .train import parse, read_config, tokenizer_for
@@ -18,9 +19,13 @@ from .train import parse, read_config, tokenizer_for
 if TYPE_CHECKING:
     from datasets import Dataset
     from rich.console import Console
+    from transformers import PreTrainedTokenizerBase
 
+    from ..components import ActiveLoss
     from ..drivers.capture import CaptureEstimate, CaptureProgress
+    from ..teachers.base import Teacher
     from ..teachers.cached import CacheTeacher
+    from ..views import TeacherView
 
 _SPLITS = ("train", "probe", "test")
 
@@ -47,38 +52,62 @@ def capture(argv: list[str]) -> int:
     from rich.console import Console
     from transformers import default_data_collator
 
+    from ..components import make_losses, make_teachers
     from ..data.language_modeling import load_packed_text
     from ..drivers import capture as driver
     from ..plugins import Plugins
 
     console = Console(quiet=not arguments.should_log)
-    teacher = _teacher(arguments.teacher, Plugins(arguments.plugins or ()))
+    plugins = Plugins(arguments.plugins or ())
+    teachers = make_teachers(arguments.teacher, plugins)
+    name, teacher = _teacher(teachers, arguments.teacher)
     with arguments.main_process_first(desc="loading data"):
-        data = load_packed_text(data_spec, tokenizer_for(arguments, tokenizer_name))
+        tokenizer = tokenizer_for(arguments, tokenizer_name)
+        data = load_packed_text(data_spec, tokenizer)
+    views = _views(make_losses(arguments.losses or (), teachers, plugins), name, teacher, tokenizer)
     rows = concatenate_datasets([data[name] for name in splits if name in data])
     common: dict[str, Any] = {
         "collator": default_data_collator,
         "batch_size": arguments.per_device_eval_batch_size,
         "accelerator": Accelerator(),  # on the device that the arguments have set up
     }
-    if options.dry_run:
-        _print_estimate(driver.estimate(teacher, rows, **common), teacher, console)
-        return 0
-    return _run(teacher, rows, common, console, again=shlex.join(["hf-distill", "capture", *argv]))
+    for view in views:
+        common["view"] = view
+        if options.dry_run:
+            _print_estimate(driver.estimate(teacher, rows, **common), teacher, console)
+        elif status := _run(teacher, rows, common, console, again=shlex.join(["hf-distill", "capture", *argv])):
+            return status
+    return 0
 
 
-def _teacher(spec: Any, plugins: Any) -> CacheTeacher:
-    from ..components import make_teachers
+def _teacher(teachers: Mapping[str, Teacher], spec: Any) -> tuple[str, CacheTeacher]:
     from ..teachers.cached import CacheTeacher
 
-    teachers = make_teachers(spec, plugins)
-    found = [teacher for teacher in teachers.values() if isinstance(teacher, CacheTeacher)]
-    if len(found) != 1 or not found[0].has_source:
+    found = [(name, teacher) for name, teacher in teachers.items() if isinstance(teacher, CacheTeacher)]
+    if len(found) != 1 or not found[0][1].has_source:
         raise ValueError(
             f"teacher is {spec!r}; expected a cache to fill and its source: "
             "`teacher: {kind: cache, path: cache/my-teacher, source: path/to/teacher}`."
         )
     return found[0]
+
+
+def _views(
+    losses: Sequence[ActiveLoss], name: str, teacher: CacheTeacher, tokenizer: PreTrainedTokenizerBase
+) -> list[TeacherView | None]:
+    """How the losses will show batches to the teacher; None for the student's own, which must be in its tokens."""
+    from ..losses.base import BatchLoss
+
+    views: dict[TeacherView | None, None] = {}
+    for loss in losses:
+        if name in loss.teachers:
+            view = None
+            if isinstance(loss.function, BatchLoss):
+                view = loss.function.show(tokenizer, teacher.tokenizer, teacher=name)
+            views[view] = None
+    if None in views or not views:
+        teacher.check_tokenizer(tokenizer)
+    return list(views) or [None]
 
 
 def _run(teacher: CacheTeacher, rows: Dataset, common: dict[str, Any], console: Console, *, again: str) -> int:

@@ -3,7 +3,7 @@
 The file holds the fields of `DistillationArguments` (those of `transformers.TrainingArguments` among them), and
 
     data: {texts: python, max_length: 128}    # see `hf_distill.data.language_modeling.TextData`
-    tokenizer: path/or/name                   # by default that of the teacher
+    tokenizer: path/or/name                   # by default the teacher's, or the student's where that is another
 
 Instead of text, ``data: {preset: "package.module:function", ...options}`` is what a function of the tokenizer makes, a
 `hf_distill.StageData`: so plugins bring data of other kinds.
@@ -175,18 +175,25 @@ def parse(
 
 
 def tokenizer_for(arguments: DistillationArguments, name: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer that was named, or the teacher's, or the student's."""
-    from transformers import AutoTokenizer
-
+    """The tokenizer that was named, or the teacher's; the student's where its folder has one with other tokens."""
     teacher = arguments.teacher[0] if isinstance(arguments.teacher, list) else arguments.teacher
     if isinstance(teacher, Mapping) and teacher.get("kind") == "cache":
         kept = Path(str(teacher.get("path"))) / "teacher"
         teacher = str(kept) if (kept / "tokenizer_config.json").is_file() else teacher.get("source")
-    source = name or (teacher.get("model") if isinstance(teacher, Mapping) else teacher)
-    if source is None and isinstance(arguments.student, str):
-        source = arguments.student
+    student = arguments.student if isinstance(arguments.student, str) else None
+    source = name or (teacher.get("model") if isinstance(teacher, Mapping) else teacher) or student
     if source is None:
         raise ValueError("There is no teacher or student folder to take the tokenizer from; say tokenizer: path.")
+    tokenizer = _load(source)
+    if name is None and student is not None and (Path(student) / "tokenizer_config.json").is_file():
+        own = _load(student)
+        tokenizer = tokenizer if own.get_vocab() == tokenizer.get_vocab() else own
+    return tokenizer
+
+
+def _load(source: Any) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:

@@ -24,6 +24,7 @@ from ..batches import BatchReader, accepted_inputs
 from ..processes import sum_over_processes
 from ..signals import Batch
 from ..teachers.cached import CacheTeacher
+from ..views import CollateViews, TeacherView
 
 _SAMPLE = 10_000
 
@@ -73,6 +74,7 @@ def capture(
     collator: Collator,
     batch_size: int = 8,
     accelerator: Accelerator | None = None,
+    view: TeacherView | None = None,
     watch: Callable[[CaptureProgress], None] = lambda progress: None,
 ) -> int:
     """Keep what the teacher's source says of every example of `dataset`; the number of new ones over all processes.
@@ -83,6 +85,8 @@ def capture(
         collator: the training's; may pad, but must not change tokens by chance.
         batch_size: examples at a time on each process.
         accelerator: of the run; one of its own by default.
+        view: how the teacher sees a batch, for losses that show it something else than the student's
+            (`BatchLoss.show`).
         watch: told after every batch.
 
     Raises:
@@ -90,10 +94,10 @@ def capture(
     """
     accelerator = accelerator or Accelerator()
     teacher.prepare(accelerator)
-    loader = _loader(teacher, dataset, collator, batch_size, accelerator)
+    loader = _loader(teacher, dataset, collator, batch_size, accelerator, view)
     start, examples, tokens = time.monotonic(), 0, 0
     try:
-        for index, batch in enumerate(_batches(teacher, loader), start=1):
+        for index, batch in enumerate(_batches(teacher, loader, view), start=1):
             examples += teacher.fill(batch)
             tokens += int(batch.token_mask.sum())
             watch(CaptureProgress(index, len(loader), examples, tokens, time.monotonic() - start))
@@ -112,6 +116,7 @@ def estimate(
     collator: Collator,
     batch_size: int = 8,
     accelerator: Accelerator | None = None,
+    view: TeacherView | None = None,
     num_batches: int = 4,
 ) -> CaptureEstimate:
     """Ask about a few batches, keep nothing, and say what all of it would take.
@@ -122,19 +127,20 @@ def estimate(
         collator: as for `capture`.
         batch_size: as for `capture`.
         accelerator: as for `capture`.
+        view: as for `capture`.
         num_batches: how many to ask about, after one that only warms up.
     """
     accelerator = accelerator or Accelerator()
     teacher.prepare(accelerator)
-    loader = _loader(teacher, dataset, collator, batch_size, accelerator)
+    loader = _loader(teacher, dataset, collator, batch_size, accelerator, view)
     examples = missing = tokens = 0
-    for batch in _batches(teacher, loader):
+    for batch in _batches(teacher, loader, view):
         examples += len(batch.token_mask)
         missing += teacher.missing(batch)
         tokens += int(batch.token_mask.sum())
     tried = num_bytes = 0
     start = time.monotonic()
-    for index, batch in enumerate(islice(_batches(teacher, loader), num_batches + 1)):
+    for index, batch in enumerate(islice(_batches(teacher, loader, view), num_batches + 1)):
         size = teacher.num_bytes_of(batch)
         if index == 0 and len(loader) > 1:
             start = time.monotonic()
@@ -147,10 +153,17 @@ def estimate(
 
 
 def _loader(
-    teacher: CacheTeacher, dataset: Dataset, collator: Collator, batch_size: int, accelerator: Accelerator
+    teacher: CacheTeacher,
+    dataset: Dataset,
+    collator: Collator,
+    batch_size: int,
+    accelerator: Accelerator,
+    view: TeacherView | None,
 ) -> DataLoader[Any]:
     names = dataset.column_names
-    if "input_ids" in names and len(dataset):
+    if view is not None:
+        collator = CollateViews(collator, [view])
+    elif "input_ids" in names and len(dataset):
         teacher.order_by(dataset[: min(len(dataset), _SAMPLE)]["input_ids"])
     if teacher.model is not None:
         taken = accepted_inputs(teacher.model, dict.fromkeys([*names, "labels"]))
@@ -160,9 +173,11 @@ def _loader(
     return prepared
 
 
-def _batches(teacher: CacheTeacher, loader: DataLoader[Any]) -> Iterator[Batch]:
-    reader = BatchReader(teacher.model, shifted=True) if teacher.model is not None else None
+def _batches(teacher: CacheTeacher, loader: DataLoader[Any], view: TeacherView | None) -> Iterator[Batch]:
+    columns = () if view is None else view.columns
+    reader = BatchReader(teacher.model, shifted=True, extra_columns=columns) if teacher.model is not None else None
     for inputs in loader:
         if reader is None:
             raise ValueError("The cache's source is no model of transformers; it can only be filled by training.")
-        yield reader.read(inputs)
+        batch = reader.read(inputs)
+        yield batch if view is None else view.batch(batch)

@@ -1,0 +1,58 @@
+"""`hf-distill train` and `hf-distill capture` with two tokenizers, from files to a student."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from transformers import AutoTokenizer
+
+from hf_distill.cli.main import main
+
+from .kinds import TEXT, model_of, tokenizer_of
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A training's file; the student's folder has its tokenizer, the teacher's its own."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, kind, seed in (("student", "bytes", 1), ("teacher", "byte_fallback", 2)):
+        model_of(kind, seed=seed, num_hidden_layers=1).save_pretrained(tmp_path / name)
+        tokenizer_of(kind).save_pretrained(tmp_path / name)
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXT))
+    values = {
+        **{"output_dir": str(tmp_path / "out"), "student": str(tmp_path / "student"), "plugins": ["tokenizers"]},
+        **{"losses": ["task", {"name": "alm", "weight": 100.0}], "max_steps": 2, "use_cpu": True, "report_to": "none"},
+        "teacher": {"kind": "cache", "path": str(tmp_path / "kept"), "source": str(tmp_path / "teacher"), "k": 1},
+        "data": {"data_files": str(tmp_path / "text.jsonl"), "max_length": 48, "test_fraction": 0.2},
+    }
+    path = tmp_path / "config.yaml"
+
+    def write(**changes):
+        path.write_text(yaml.safe_dump(values | changes))
+        return str(path)
+
+    return write
+
+
+def test_a_captured_teacher_is_needed_again(config, tmp_path, capsys):
+    """Every split is captured in the teacher's own tokens, and then there is no teacher."""
+    assert main(["capture", config(), "--dry-run"]) == 0
+    assert "are not in" in " ".join(capsys.readouterr().out.split())
+    assert main(["capture", config()]) == 0
+    (tmp_path / "teacher").rename(tmp_path / "gone")
+    assert main(["train", config(teacher={"kind": "cache", "path": str(tmp_path / "kept")})]) == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["metrics"]["eval_alm_loss"] > 0
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == tokenizer_of("bytes").get_vocab()
+
+
+def test_tokens_of_the_student_are_captured_for_a_loss_that_needs_the_teacher_s(config, capsys):
+    assert main(["capture", config(losses=["task", "forward_kl"])]) != 0
+    assert "tokenizer" in capsys.readouterr().err
+
+
+def test_a_loss_on_logits_is_not_led_to_this_package(config, tmp_path, capsys):
+    assert main(["train", config(teacher=str(tmp_path / "teacher"), losses=["task", "forward_kl"])]) != 0
+    assert "hf-distill-tokenizers" in capsys.readouterr().err
