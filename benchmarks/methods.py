@@ -37,6 +37,7 @@ from rich.console import Console
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 DOCS = Path(__file__).parents[1] / "docs" / "methods.md"
+TITLES = {"methods.py": "Methods against their baselines", "students.py": "Student builders against their baselines"}
 PACKAGES = ("torch", "transformers")
 console = Console()
 
@@ -113,12 +114,14 @@ def read(path: Path) -> dict[str, Any]:
     return report
 
 
-def write(report: dict[str, Any], known: Mapping[str, Experiment | Exception], path: Path) -> None:
+def write(
+    report: dict[str, Any], known: Mapping[str, Experiment | Exception], path: Path, *, script: str = "methods.py"
+) -> None:
     """Keep the results, the rows made of them, and the table; results whose experiment is gone go, too."""
     report["experiments"] = {name: report["experiments"][name] for name in known if name in report["experiments"]}
     report["rows"] = [row for name in report["experiments"] for row in rows(known[name], report["experiments"][name])]
     path.write_text(json.dumps(report, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table(report, known))
+    path.with_suffix(".md").write_text(table(report, known, script=script))
 
 
 def rows(experiment: Experiment | Exception, result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -140,7 +143,7 @@ def rows(experiment: Experiment | Exception, result: Mapping[str, Any]) -> list[
     ]
 
 
-def table(report: Mapping[str, Any], known: Mapping[str, Experiment | Exception]) -> str:
+def table(report: Mapping[str, Any], known: Mapping[str, Experiment | Exception], *, script: str = "methods.py") -> str:
     """All results in Markdown."""
     results = report["experiments"]
     dates = sorted({result["date"] for result in results.values()})
@@ -149,10 +152,10 @@ def table(report: Mapping[str, Any], known: Mapping[str, Experiment | Exception]
         for result in results.values()
     )
     lines = [
-        "# Methods against their baselines",
+        f"# {TITLES[script]}",
         "",
         f"{' to '.join(dict.fromkeys([dates[0], dates[-1]])) if dates else 'Nothing was run yet'}. "
-        f"{' / '.join(machines)}. One thread. Made by `python benchmarks/methods.py`; how is told in its first lines.",
+        f"{' / '.join(machines)}. One thread. Made by `python benchmarks/{script}`; how is told in its first lines.",
         "",
         "| method | expected | figure | baseline | with the method | effect | verdict | seconds |",
         "|---|---|---|---:|---:|---:|---|---:|",

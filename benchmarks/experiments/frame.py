@@ -135,19 +135,17 @@ def figures(result: Mapping[str, Any], arm: str, metric: str) -> list[float]:
     return [one[metric] for one in result["values"][arm]]
 
 
-def experiment_names() -> list[str]:
+def experiment_names(package: str = "experiments") -> list[str]:
     """The files that may hold an experiment, in order of name."""
-    import experiments
-
-    return sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
 
 
-def load(names: Iterable[str]) -> dict[str, Experiment | Exception]:
+def load(names: Iterable[str], package: str = "experiments") -> dict[str, Experiment | Exception]:
     """The experiments in these files, by name; what went wrong where one cannot be imported."""
     found: dict[str, Experiment | Exception] = {}
     for name in names:
         try:
-            experiment = getattr(importlib.import_module(f"experiments.{name}"), "EXPERIMENT", None)
+            experiment = getattr(importlib.import_module(f"{package}.{name}"), "EXPERIMENT", None)
         except Exception as error:  # a plugin that is not installed is a result of its experiment, not of all
             found[name] = error
         else:

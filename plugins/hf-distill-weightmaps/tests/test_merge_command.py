@@ -150,9 +150,11 @@ print(json.dumps(peak() - before))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
 def test_a_whole_model_is_in_memory(tmp_path):
     sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
-    for seed, name in enumerate(("base", "first", "second")):
-        tiny_model("llama", seed=seed).save_pretrained(tmp_path / "tiny" / name)
-        tiny_model("llama", seed=seed, **sizes).save_pretrained(tmp_path / "big" / name)
+    for folder, model in (("tiny", tiny_model("llama")), ("big", tiny_model("llama", **sizes))):
+        for name in ("base", "first", "second"):
+            for index, parameter in enumerate(model.parameters()):
+                parameter.data.add_(0.01 * index)
+            model.save_pretrained(tmp_path / folder / name)
     megabytes = (tmp_path / "big/base/model.safetensors").stat().st_size / 2**20
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, str(tmp_path)],
