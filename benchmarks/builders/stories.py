@@ -20,8 +20,8 @@ PLUGINS = Plugins(["weightmaps"])
 SMALL = {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 2}
 BIG = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4}
 HEADS = {48: 4, 96: 8}  # of width 12
-# The best of 1e-3, 2e-3, 4e-3 and 8e-3 for a big model with random weights after 300 steps, on a seed that is not judged
-# (cross-entropy 3.88, 3.46, 3.24, 3.12); for the small one, too, where 16e-3 was worse.
+# The best of 1e-3, 2e-3, 4e-3 and 8e-3 for a big model with random weights after 300 steps, on a seed that is not
+# judged (cross-entropy 3.88, 3.46, 3.24, 3.12); for the small one, too, where 16e-3 was worse.
 LEARNING_RATE = 8e-3
 
 
