@@ -161,8 +161,8 @@ def cross_scores(teacher: Any, rows: Sequence[Row]) -> list[list[float]]:
 
 
 def teacher_quality(teacher: Any) -> dict[str, float]:
-    """What the teacher's rankings of the held-out questions are worth."""
-    rows = questions()["test"]
+    """What the teacher's rankings of every third held-out question are worth."""
+    rows = questions()["test"][::3]
     return rank_quality(cross_scores(teacher, rows), [row["labels"] for row in rows])
 
 

@@ -51,11 +51,10 @@ def rank_quality(scores: Sequence[ArrayLike], relevance: Sequence[ArrayLike], *,
 
     ranks, gains = [], []
     for own, grades in zip(scores, relevance, strict=True):
-        target = np.asarray(grades).astype(np.int64)
-        if not (target > 0).any():
+        listed = np.asarray(grades).astype(np.int64)
+        if not (listed > 0).any():
             continue
-        order = np.lexsort((target, -np.asarray(own, dtype=np.float64)))
-        target = torch.from_numpy(target[order])
+        target = torch.from_numpy(listed[np.lexsort((listed, -np.asarray(own, dtype=np.float64)))])
         # torchmetrics takes scores of 0 and below for documents that were not retrieved.
         places = torch.arange(len(target), 0, -1, dtype=torch.float32)
         ranks.append(retrieval_reciprocal_rank(places, target > 0, top_k=cutoff))

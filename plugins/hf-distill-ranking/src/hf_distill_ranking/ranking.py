@@ -38,8 +38,8 @@ class RankingLoss(BatchLoss):
     """
 
     items = "tokens"
-    student_parts = (QUERY, DOCUMENTS)
-    teacher_parts = (PAIRS,)
+    student_parts: tuple[str, ...] = (QUERY, DOCUMENTS)
+    teacher_parts: tuple[str, ...] = (PAIRS,)
     needs_teacher_rows = True
 
     def __init__(
@@ -109,7 +109,8 @@ class RankingLoss(BatchLoss):
     def scores(self, student: Signal, batch: Batch) -> Tensor:
         """``scale * <query, document>``, ``[B, K]``."""
         queries, documents = self.vectors(student, batch)
-        return self.scale * torch.linalg.vecdot(queries[:, None], documents)
+        products: Tensor = torch.linalg.vecdot(queries[:, None], documents)
+        return self.scale * products
 
     def teacher_scores(self, teacher: Signal, batch: Batch) -> Tensor | None:
         """The teacher's, ``[B, K]``, from the data or from its one logit a pair."""

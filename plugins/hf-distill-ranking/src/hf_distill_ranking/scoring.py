@@ -40,7 +40,8 @@ def in_lists(flat: Tensor, mask: Tensor) -> Tensor:
         mask: which places of the lists are filled, from the left, ``[B, K]``; the others get some document's.
     """
     places = (mask.flatten().cumsum(0) - 1).clamp(min=0)
-    return flat[places].unflatten(0, mask.shape)
+    lists: Tensor = flat[places].unflatten(0, mask.shape)
+    return lists
 
 
 @torch.no_grad()
