@@ -4,12 +4,12 @@
     blocks(t5, stack="encoder")       # encoder-decoders have two
     layer_map(4, 12)                  # [(0, 2), (1, 5), (2, 8), (3, 11)]
 
-No table of model families: the blocks are the outermost `ModuleList` that is as long as the configuration says.
+No table of model families: the blocks are the outermost `ModuleList` that is as long as the configuration says, of
+several the one with most parameters.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -74,6 +74,8 @@ def stack_config(model: nn.Module, stack: str = "") -> Any:
 def blocks(model: nn.Module, stack: str = "") -> nn.ModuleList:
     """The transformer blocks of a model: its outermost ModuleList as long as the configuration's number of layers.
 
+    Where as many convolutions lie before them as deep inside the model (HuBERT), those with most parameters.
+
     Args:
         model: any model of transformers, wrapped or not.
         stack: "encoder" or "decoder" for encoder-decoders, "" otherwise.
@@ -86,9 +88,10 @@ def blocks(model: nn.Module, stack: str = "") -> nn.ModuleList:
     counts = {count for name in names if isinstance(count := getattr(config, name, None), int)}
     root: nn.Module = stack_module(model, stack)
     root = getattr(root, "base_model", root)  # without heads and whatever else was attached outside
-    for candidate in _breadth_first(root):
-        if isinstance(candidate, nn.ModuleList) and len(candidate) in counts:
-            return candidate
+    for level in _levels(root):
+        found = [one for one in level if isinstance(one, nn.ModuleList) and len(one) in counts]
+        if found:
+            return max(found, key=_num_parameters)  # the first of equal ones
     lengths = sorted({len(module) for module in root.modules() if isinstance(module, nn.ModuleList)})
     raise ValueError(
         f"Found no blocks in {type(root).__name__}: its configuration speaks of {sorted(counts) or 'no number of'} "
@@ -190,9 +193,13 @@ def _index(index: int, count: int, whose: str) -> int:
     return index % count
 
 
-def _breadth_first(root: nn.Module) -> Iterator[nn.Module]:
-    queue = deque([root])
-    while queue:
-        module = queue.popleft()
-        yield module
-        queue.extend(module.children())
+def _levels(root: nn.Module) -> Iterator[list[nn.Module]]:
+    level = [root]
+    while level:
+        yield level
+        level = [child for module in level for child in module.children()]
+
+
+def _num_parameters(module: nn.Module) -> int:
+    # ZeRO-3 leaves nothing of a parameter but its number of elements.
+    return sum(getattr(one, "ds_numel", one.numel()) for one in module.parameters())

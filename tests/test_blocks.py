@@ -74,6 +74,14 @@ def test_list_attached_to_the_model_is_not_taken_for_its_blocks():
     assert type(blocks(model)[0]).__name__ == "BertLayer"
 
 
+def test_as_many_convolutions_as_blocks_are_not_taken_for_them():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    convolutions = {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2], "num_feat_extract_layers": 2}
+    positions = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    model = transformers.HubertModel(transformers.HubertConfig(**sizes, **convolutions, **positions))
+    assert blocks(model) is model.encoder.layers
+
+
 def test_model_without_a_list_of_blocks_is_an_error_that_shows_what_it_has():
     config = transformers.AlbertConfig(vocab_size=64, hidden_size=32, num_attention_heads=4, num_hidden_layers=3)
     with pytest.raises(ValueError, match=r"AlbertModel: its configuration speaks of \[3\] layers.*lengths \[1\]"):

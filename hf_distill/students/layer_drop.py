@@ -83,13 +83,18 @@ def _copies(teacher: PreTrainedModel, student: PreTrainedModel, kept: Mapping[st
         for name, source in sources.items()
         if source not in available or available[source].shape != wanted[name].shape
     ]
-    kept_blocks = tuple(f"{_path(teacher, stack)}.{block}." for stack, chosen in kept.items() for block in chosen)
-    left = sorted(name for name in available.keys() - set(sources.values()) if name.startswith(kept_blocks))
+    dropped = tuple(
+        f"{_path(teacher, stack)}.{block}."
+        for stack, chosen in kept.items()
+        for block in range(len(blocks(teacher, stack)))
+        if block not in chosen
+    )
+    left = sorted(name for name in available.keys() - set(sources.values()) if not name.startswith(dropped))
     if empty or left:
         raise ValueError(
-            f"In {type(teacher).__name__} what a block is depends on its place, and of the blocks {dict(kept)} some do "
-            f"not fit their new one: nothing fills {empty}, nothing takes {left}. "
-            "Keep blocks whose old and new places are of one kind."
+            f"In {type(teacher).__name__} what a block is depends on its place, or its configuration counts other "
+            f"blocks along, and with the blocks {dict(kept)} some tensors do not fit their new place: nothing fills "
+            f"{empty}, nothing takes {left}. Keep blocks whose old and new places are of one kind."
         )
     return {name: Source("copy", (source,)) for name, source in sources.items()}
 

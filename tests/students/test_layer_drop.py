@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, DeepseekV3Config, DeepseekV3ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
+from transformers import (
+    AutoConfig,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    MimiConfig,
+    MimiModel,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 
 from hf_distill.blocks import blocks, is_encoder_decoder, match_layers
 from hf_distill.students import build_student, load_student
@@ -156,6 +164,19 @@ def test_a_first_block_of_another_kind_is_not_mixed_with_the_next_one():
     assert build_student(teacher, layers=[0, 2]).layer_map == [0, 2]
     with pytest.raises(ValueError, match=r"nothing takes .*layers\.1\.mlp\.experts"):
         build_student(teacher, layers=[1, 2])
+
+
+def test_a_second_stack_that_the_configuration_counts_along_is_not_cut_at_its_end():
+    # The codec Mimi has one transformer behind its encoder and one before its decoder, as deep as each other.
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    codec = {"num_filters": 2, "upsampling_ratios": [4, 2], "upsample_groups": 16, "codebook_size": 8}
+    quantizer = {"codebook_dim": 8, "vector_quantization_hidden_dimension": 8, "num_quantizers": 2}
+    heads = {"num_key_value_heads": 2, "head_dim": 8, "num_semantic_quantizers": 1}
+    teacher = MimiModel(MimiConfig(**sizes, **codec, **quantizer, **heads))
+    with pytest.raises(
+        ValueError, match=r"counts other blocks along.*nothing takes \['decoder_transformer\.layers\.2\."
+    ):
+        build_student(teacher, layers=[0, 3])
 
 
 def test_dtype_attention_generation_defaults_and_tied_weights_are_the_teachers():
