@@ -7,6 +7,8 @@ let `from_pretrained` load students that were changed, see `hf_distill.loading`.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import loading as _loading
@@ -206,6 +208,17 @@ __all__ = [
 
 
 _loading.install()
+
+
+class _Package(ModuleType):
+    """Keeps `hf_distill.blocks` the function: importing the module of that name would put itself in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ CHANGELOG.md under "Deprecated" and then "Removed". A hook may gain arguments; i
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 from pathlib import Path
 
@@ -135,6 +136,12 @@ def test_every_public_name_can_be_imported_and_is_documented(name):
     value = getattr(hf_distill, name)
     if name != "hookimpl":  # an instance of pluggy's marker
         assert inspect.getdoc(value)
+
+
+def test_a_module_of_the_same_name_takes_the_place_of_a_public_function():
+    importlib.import_module("hf_distill.blocks")
+    assert inspect.isfunction(hf_distill.blocks)
+    assert hf_distill.blocks is importlib.import_module("hf_distill.blocks").blocks
 
 
 def test_type_checkers_see_the_same_names_in_the_same_places():
