@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig, PreTrainedModel
 
 FIELDS = {
@@ -130,4 +131,8 @@ def _checked(teacher: PreTrainedModel, config: PretrainedConfig) -> PretrainedCo
     """A copy of a configuration as it will be read back after saving: what contradicts itself shows now."""
     if getattr(config, "hf_distill", {}).get("transforms"):
         raise ValueError(f"{type(teacher).__name__} was changed by transforms; build from the model before them.")
-    return type(config).from_dict({key: value for key, value in config.to_dict().items() if key != "hf_distill"})
+    values = {key: value for key, value in config.to_dict().items() if key != "hf_distill"}
+    try:
+        return type(config).from_dict(values)
+    except StrictDataclassError as error:  # not a ValueError, though its cause is one
+        raise ValueError(f"{type(config).__name__} refuses the student's configuration: {error.__cause__}") from error

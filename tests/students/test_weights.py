@@ -157,3 +157,16 @@ def test_a_student_with_another_vocabulary_ends_its_texts_where_the_teacher_did(
     assert build.model.generation_config.eos_token_id == 5
     assert build.tokenizer is not None
     assert build_student(tiny_model("llama")).tokenizer is None
+
+
+@shape_only
+def crowded(teacher):
+    """Heads that the family does not allow."""
+    config = type(teacher.config).from_dict(teacher.config.to_dict())
+    config.num_attention_heads = 5
+    return Blueprint(config, {name: Source("copy", (name,)) for name in skeleton(teacher, config).state_dict()})
+
+
+def test_a_configuration_that_the_family_refuses_is_a_traceback():
+    with pytest.raises(ValueError, match=r"LlamaConfig refuses the student's configuration: .*not a multiple of"):
+        build_student(tiny_model("llama"), crowded)
