@@ -94,9 +94,14 @@ def _copies(teacher: PreTrainedModel, student: PreTrainedModel, kept: Mapping[st
         raise ValueError(
             f"In {type(teacher).__name__} what a block is depends on its place, or its configuration counts other "
             f"blocks along, and with the blocks {dict(kept)} some tensors do not fit their new place: nothing fills "
-            f"{empty}, nothing takes {left}. Keep blocks whose old and new places are of one kind."
+            f"{_some(empty)}, nothing takes {_some(left)}. Keep blocks whose old and new places are of one kind."
         )
     return {name: Source("copy", (source,)) for name, source in sources.items()}
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8]) or "none"
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
 
 
 def _source(

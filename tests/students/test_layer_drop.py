@@ -174,7 +174,7 @@ def test_a_second_stack_that_the_configuration_counts_along_is_not_cut_at_its_en
     heads = {"num_key_value_heads": 2, "head_dim": 8, "num_semantic_quantizers": 1}
     teacher = MimiModel(MimiConfig(**sizes, **codec, **quantizer, **heads))
     with pytest.raises(
-        ValueError, match=r"counts other blocks along.*nothing takes \['decoder_transformer\.layers\.2\."
+        ValueError, match=r"counts other blocks along.*nothing takes decoder\.decoder_transformer\.layers\.2\."
     ):
         build_student(teacher, layers=[0, 3])
 
