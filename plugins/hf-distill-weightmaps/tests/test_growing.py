@@ -126,6 +126,7 @@ def test_a_grown_student_is_no_model_of_the_stock_library(tmp_path):
         ({"hidden_size": 64, "key_value_heads": 8}, "1 query heads share a key-value head, in the small one 2"),
         ({"mode": "akj"}, "mode is 'akj'; expected fpi or aki"),
         ({"units": "best"}, "units is 'best'; expected cyclic or random"),
+        ({"hidden_size": 40, "heads": 6}, "refuses the student.s configuration: .* not a multiple of"),
         ({"hiden_size": 64}, "did you mean 'hidden_size'"),
     ],
 )
