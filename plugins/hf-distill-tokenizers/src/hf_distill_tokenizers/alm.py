@@ -42,6 +42,8 @@ class ALM(BridgingLoss):
         words: whether a chunk goes on to the end of a word. A token's probability then depends less on where the other
             tokenizer happens to cut.
         max_length: tokens that the teacher reads of a sequence; by default as many as its tokenizer allows.
+        messages: the column with the conversations that the rows hold, as `apply_chat_template` takes them. The teacher
+            then reads them in its own template, and what was said is compared, not what stands around it.
 
     Raises:
         ValueError: an option out of its range.
@@ -53,8 +55,15 @@ class ALM(BridgingLoss):
         authors' code leaves the token out of the product.
     """
 
-    def __init__(self, *, temperature: float = 100.0, words: bool = False, max_length: int | None = None) -> None:
-        super().__init__(words=words, max_length=max_length)
+    def __init__(
+        self,
+        *,
+        temperature: float = 100.0,
+        words: bool = False,
+        max_length: int | None = None,
+        messages: str | None = None,
+    ) -> None:
+        super().__init__(words=words, max_length=max_length, messages=messages)
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a positive number.")
         self.temperature = temperature

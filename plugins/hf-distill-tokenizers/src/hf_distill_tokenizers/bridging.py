@@ -18,6 +18,7 @@ class BridgingLoss(BatchLoss):
     Args:
         words: whether chunks end only where words do.
         max_length: tokens that the teacher reads of a sequence; by default as many as its tokenizer allows.
+        messages: the column with conversations, for the teacher to read in its own chat template.
     """
 
     items: ClassVar[str] = "rows"  # a sum over chunks or pairs of them
@@ -25,11 +26,12 @@ class BridgingLoss(BatchLoss):
     needs_teacher_rows = True
     view: OwnTokens
 
-    def __init__(self, *, words: bool = False, max_length: int | None = None) -> None:
+    def __init__(self, *, words: bool = False, max_length: int | None = None, messages: str | None = None) -> None:
         super().__init__()
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length is {max_length}; expected at least two tokens, one to predict.")
-        self.words, self.max_length = words, max_length
+        self.words, self.max_length, self.messages = words, max_length, messages
+        self.columns = () if messages is None else (messages,)
 
     def show(
         self,
@@ -50,7 +52,8 @@ class BridgingLoss(BatchLoss):
                 f"{self.label!r} aligns the tokens of student and teacher, but the {who} tokenizer is not known. Give "
                 f"the trainer {how}."
             )
-        return OwnTokens(tokenizer, teacher_tokenizer, teacher, words=self.words, max_length=self.max_length)
+        options = {"words": self.words, "max_length": self.max_length, "messages": self.messages}
+        return OwnTokens(tokenizer, teacher_tokenizer, teacher, **options)  # type: ignore[arg-type]
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
         """Refuse models that do not predict the next token.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from .alignment import (
     without,
     word_ends,
 )
+from .conversations import Message, contents_of, conversation_chunks
 from .token_bytes import TokenBytes
 
 _NO_LIMIT = 10**6  # tokenizers that know of none say more
@@ -109,6 +111,29 @@ class Reader:
             for ids, own, counted in zip(sequences, parts, counts, strict=True)
         ]
 
+    def read_conversations(
+        self,
+        sequences: Sequence[Sequence[int]],
+        conversations: Sequence[Sequence[Message]],
+        counts: Sequence[NDArray[np.bool_]],
+    ) -> list[Reading]:
+        """Read conversations in the teacher's own chat template; chunks are of what was said.
+
+        Args:
+            sequences: as for `read`.
+            conversations: what each of them holds, as `apply_chat_template` takes it.
+            counts: as for `read`.
+        """
+        render: Any = self.tokenizer.apply_chat_template
+        texts = [render(messages, tokenize=False) for messages in conversations]
+        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        readings = []
+        for ids, read, messages, counted in zip(sequences, encoded, conversations, counts, strict=True):
+            pieces = self.own.pieces(ids), self.theirs.pieces(read)
+            student, teacher = conversation_chunks(*pieces, contents_of(messages), words=self.words)
+            readings.append(self._finish(read, student, teacher, counted))
+        return readings
+
     def _encode(self, texts: Sequence[str]) -> dict[str, tuple[list[int], Ints]]:
         """The teacher's tokens of each text and the offset in bytes behind each of them."""
         unique = list(dict.fromkeys(texts))
@@ -166,15 +191,19 @@ class Reader:
             num_chunks = max(num_chunks, 1 + int(max(theirs, default=0)))
             teacher.append(theirs)
             read += new
-        read = read or [self.tokenizer.eos_token_id or 0]  # so that no model is run on nothing
-        their = np.append(np.concatenate(teacher), [NO_CHUNK])[: len(read)]
+        return self._finish(read, student, np.concatenate(teacher), counted)
+
+    def _finish(self, read: list[int], student: Ints, teacher: Ints, counted: NDArray[np.bool_]) -> Reading:
+        """A reading without the chunks that do not count, and no longer than the teacher reads."""
+        if not read:  # so that no model is run on nothing
+            read, teacher = [self.tokenizer.eos_token_id or 0], np.full(1, NO_CHUNK)
         limit = self.max_length or len(read)
         # Nobody predicts the first token of a sequence; what is behind the limit is not read.
-        bad = [student[:1], their[:1], student[~counted], their[limit:]]
-        student, their = without([student, their[:limit]], np.concatenate(bad))
-        order = np.unique(their[their >= 0])
-        student, their = (np.where(own < 0, NO_CHUNK, np.searchsorted(order, own)) for own in (student, their))
-        return Reading(read[:limit], student, their)
+        bad = np.concatenate([student[:1], teacher[:1], student[~counted], teacher[limit:]])
+        student, teacher = without([student, teacher[:limit]], bad)
+        order = np.unique(teacher[teacher >= 0])
+        student, teacher = (np.where(own < 0, NO_CHUNK, np.searchsorted(order, own)) for own in (student, teacher))
+        return Reading(read[:limit], student, teacher)
 
     def _align(self, part: _Part, teacher_ends: Ints) -> list[Ints]:
         assert part.text is not None

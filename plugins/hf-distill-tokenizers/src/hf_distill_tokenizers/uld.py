@@ -25,6 +25,8 @@ class ULD(BridgingLoss):
         temperature: of both distributions; values are not multiplied by its square.
         words: as `alm`; of no effect but that both can share the teacher's answer.
         max_length: tokens that the teacher reads of a sequence; by default as many as its tokenizer allows.
+        messages: the column with the conversations that the rows hold, as `apply_chat_template` takes them. The teacher
+            then reads them in its own template, and what was said is compared, not what stands around it.
 
     Raises:
         ValueError: an option out of its range.
@@ -35,8 +37,15 @@ class ULD(BridgingLoss):
         both do.
     """
 
-    def __init__(self, *, temperature: float = 1.0, words: bool = False, max_length: int | None = None) -> None:
-        super().__init__(words=words, max_length=max_length)
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        words: bool = False,
+        max_length: int | None = None,
+        messages: str | None = None,
+    ) -> None:
+        super().__init__(words=words, max_length=max_length, messages=messages)
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a positive number.")
         self.temperature = temperature

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_distill import Batch, TeacherView
 
 from .alignment import Ints
+from .conversations import Message
 from .reading import Reader, Reading
 
 NOTHING = -1
@@ -49,9 +50,12 @@ class OwnTokens(TeacherView):
         name: what the teacher is called in the run.
         words: whether chunks end only where words do.
         max_length: tokens that the teacher reads of a sequence; by default as many as its tokenizer allows.
+        messages: the column with the conversations that the rows hold, for the teacher to read in its own chat
+            template; by default it reads what stands in the row.
 
     Raises:
-        ValueError: a tokenizer whose tokens do not say which bytes they stand for.
+        ValueError: a tokenizer whose tokens do not say which bytes they stand for, or that has no chat template for
+            conversations.
     """
 
     student: PreTrainedTokenizerBase
@@ -59,10 +63,16 @@ class OwnTokens(TeacherView):
     name: str
     words: bool = False
     max_length: int | None = None
+    messages: str | None = None
     columns: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(f"{self.name}.{part}" for part in (*_INPUTS, *_ALIGNED)))
+        if self.messages is not None and not (self.teacher.chat_template and self.reader.theirs.spells):
+            raise ValueError(
+                f"The teacher {self.name!r} is to read conversations ({self.messages}), but its tokenizer has no chat "
+                "template, or does not keep their spaces. Leave messages out, or set teacher_tokenizer.chat_template."
+            )
         assert self.reader  # tokenizers that cannot be read are an error now, not in the first batch
 
     @functools.cached_property
@@ -78,7 +88,11 @@ class OwnTokens(TeacherView):
         counted = arrays["labels"] != IGNORE_INDEX if "labels" in arrays else mask
         positions = np.broadcast_to(arrays["position_ids"], ids.shape) if "position_ids" in arrays else None
         places = [place for row in range(len(ids)) for place in _sequences(mask, positions, row)]
-        readings = self.reader.read([ids[place].tolist() for place in places], [counted[place] for place in places])
+        sequences, counts = [ids[place].tolist() for place in places], [counted[place] for place in places]
+        if self.messages is None:
+            readings = self.reader.read(sequences, counts)
+        else:
+            readings = self.reader.read_conversations(sequences, self._conversations(inputs, len(places)), counts)
         rows = [_Row() for _ in ids]
         for (row, place), reading in zip(places, readings, strict=True):
             rows[row].add(place, reading)
@@ -90,6 +104,21 @@ class OwnTokens(TeacherView):
             made["attention_mask"] = _padded([[1] * len(row.input_ids) for row in rows], 0)
         made |= {name: _padded([getattr(row, name) for row in rows], NOTHING) for name in _ALIGNED}
         return {f"{self.name}.{name}": values for name, values in made.items()}
+
+    def _conversations(self, inputs: Mapping[str, Any], num_rows: int) -> Sequence[Sequence[Message]]:
+        """Those of the batch, one a row.
+
+        Raises:
+            ValueError: there are none, or not as many as rows.
+        """
+        conversations = inputs.get(self.messages or "")
+        if not isinstance(conversations, list) or len(conversations) != num_rows:
+            raise ValueError(
+                f"The teacher {self.name!r} reads the column {self.messages!r}, of which the batch has "
+                f"{len(conversations) if isinstance(conversations, list) else 'none'}, for {num_rows} sequences. Keep "
+                "one list of messages for each row, and do not pack them."
+            )
+        return conversations
 
     def batch(self, batch: Batch) -> Batch:
         """See `TeacherView.batch`."""
