@@ -6,6 +6,7 @@ accelerate launch ... stage_script.py FOLDER processes
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -17,12 +18,15 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 from transformers import DataCollatorForSeq2Seq, TrainerCallback
 
-from hf_distill import StagesDriver
+from hf_distill import Blueprint, Source, StagesDriver, hookimpl, keep_blocks, shape_only, skeleton
 from hf_distill.drivers.stage_data import StageData
 from hf_distill.drivers.stage_files import StageFiles
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
 
-MOMENTS = ("general:2", "general:saved", "general:ended", "task:1", "task:5", "task:saved", "again:3")
+MOMENTS = (
+    *("general:2", "general:saved", "general:ended", "task:1", "task:5", "task:saved", "again:3"),
+    *("grown:1", "grown:3", "changed:3", "changed:saved"),
+)
 COMMON = {
     "per_device_train_batch_size": 4,
     "max_steps": 6,
@@ -55,6 +59,62 @@ def stages() -> list[dict]:
     ]
 
 
+def surgery() -> list[dict]:
+    """After those, a student that grows out of the one before, and one whose modules are changed."""
+    return [
+        {
+            **{"name": "grown", "student": {"builder": "doubled", "from": {"stage": "previous"}}},
+            **{"teacher": {"stage": "task"}, "losses": ["forward_kl", "hidden_mse"], "data": data(0)},
+        },
+        {
+            **{
+                "name": "changed",
+                "transform": {"name": "gain", "factor": 3.0},
+                "trainable": ["*.gain", "*.layers.0.*"],
+            },
+            **{"teacher": {"stage": "grown"}, "losses": ["task", "forward_kl"], "data": data(2)},
+        },
+    ]
+
+
+class Surgeon:
+    """A plugin with a builder that makes two blocks of each, and a transform that adds a gain behind the last norm."""
+
+    @hookimpl
+    def register_students(self, register):
+        register("doubled", doubled)
+        register("gain", gain, kind="transform")
+
+
+@shape_only
+def doubled(teacher):
+    depth = teacher.config.num_hidden_layers
+    kept = [block for block in range(depth) for _ in range(2)]
+    config = copy.deepcopy(teacher.config)
+    keep_blocks(config, kept, depth)
+    mapping = {}
+    for name in skeleton(teacher, config).state_dict():
+        head, layers, rest = name.partition("layers.")
+        index, _, rest = rest.partition(".")
+        origin = f"{head}layers.{kept[int(index)]}.{rest}" if layers else name
+        mapping[name] = Source("copy", (origin,))
+    return Blueprint(config, mapping, kept)
+
+
+class Gained(torch.nn.Module):
+    def __init__(self, norm, factor):
+        super().__init__()
+        self.norm = norm
+        self.gain = torch.nn.Parameter(torch.full((1,), float(factor)))
+
+    def forward(self, hidden):
+        return self.gain * self.norm(hidden)
+
+
+def gain(model, *, factor=1.0):
+    model.model.norm = Gained(model.model.norm, factor)
+
+
 class Kill(TrainerCallback):
     """Ends the process in the middle of a training."""
 
@@ -71,11 +131,11 @@ def end() -> None:
 
 
 def make_driver(folder: Path, *, kill: str = ":", specs=None, **options) -> StagesDriver:
-    """A run of three stages on tiny models."""
+    """A run of five stages on tiny models."""
     killed, _, moment = kill.partition(":")
-    options = {"student": tiny_model("llama"), "tokenizer": tiny_tokenizer(), **options}
+    options = {"student": tiny_model("llama"), "tokenizer": tiny_tokenizer(), "plugins": [Surgeon()], **options}
     driver = StagesDriver(
-        stages() if specs is None else specs,
+        [*stages(), *surgery()] if specs is None else specs,
         output_dir=folder,
         defaults={**COMMON, **options.pop("defaults", {})},
         callbacks=lambda name: [Kill(int(moment))] if name == killed and moment.isdigit() else [],

@@ -15,7 +15,7 @@ from hf_distill.drivers.stage_stop import StopRule
 from hf_distill.plugins import Plugins
 from hf_distill.testing import tiny_model
 
-from .stage_script import data, make_driver, stages
+from .stage_script import Surgeon, data, make_driver, stages
 
 SCRIPT = Path(__file__).with_name("stage_script.py")
 LAST = {"name": "last", "losses": ["task"], "data": data(0)}
@@ -27,7 +27,7 @@ def weights(folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """An uninterrupted run of three stages."""
+    """An uninterrupted run of all stages."""
     folder = tmp_path_factory.mktemp("stages") / "run"
     return folder, make_driver(folder).run()
 
@@ -95,26 +95,18 @@ def test_a_folder_with_another_run_is_continued(finished):
         make_driver(folder, defaults={"learning_rate": 1e-3}).run()
 
 
-class Widen:
-    """A plugin whose transform adds a gain behind the last norm."""
-
-    @hookimpl
-    def register_students(self, register):
-        register("gain", gain, kind="transform")
-
-
-class Gained(torch.nn.Module):
-    def __init__(self, norm, factor):
-        super().__init__()
-        self.norm = norm
-        self.gain = torch.nn.Parameter(torch.full((1,), float(factor)))
-
-    def forward(self, hidden):
-        return self.gain * self.norm(hidden)
-
-
-def gain(model, *, factor=1.0):
-    model.model.norm = Gained(model.model.norm, factor)
+def test_a_grown_student_begins_with_other_weights_than_those_of_the_stage_before(finished):
+    folder, result = finished
+    before, start = weights(folder / "stages/02-again/model"), weights(folder / "stages/03-grown/start")
+    for block in range(4):
+        name = f"model.layers.{block}.mlp.up_proj.weight"
+        assert torch.equal(start[name], before[f"model.layers.{block // 2}.mlp.up_proj.weight"])
+    grown, changed = result.records[-2:]
+    assert grown.carried_over == [], "projections of a student of another shape"
+    trained = {name for name, value in weights(folder / "stages/04-changed/model").items()
+               if not torch.equal(value, weights(folder / "stages/04-changed/start")[name])}  # fmt: skip
+    assert {name.split(".")[-1] for name in trained if "layers.0." not in name} == {"gain"}
+    assert changed.num_trainable < grown.num_trainable
 
 
 def test_a_transform_is_lost_on_the_way_to_the_next_stage_or_teacher(tmp_path):
@@ -123,9 +115,9 @@ def test_a_transform_is_lost_on_the_way_to_the_next_stage_or_teacher(tmp_path):
         {**LAST, "name": "after", "teacher": {"stage": "gained"}, "losses": ["forward_kl"], "trainable": ["*gain"]},
     ]
     with pytest.raises(ValueError, match="there is no student transform 'gain'"):
-        make_driver(tmp_path / "run", specs=specs)
-    result = make_driver(tmp_path / "run", specs=specs, plugins=[Widen()]).run()
-    model = load_student(result.folder, plugins=Plugins([Widen()]))
+        make_driver(tmp_path / "run", specs=specs, plugins=[])
+    result = make_driver(tmp_path / "run", specs=specs).run()
+    model = load_student(result.folder, plugins=Plugins([Surgeon()]))
     assert 2.8 < model.model.norm.gain.item() < 3.2
     assert model.model.norm.gain.item() != 3.0
     assert result.records[1].num_trainable == 1
