@@ -64,7 +64,7 @@ def surgery() -> list[dict]:
     return [
         {
             **{"name": "grown", "student": {"builder": "doubled", "from": {"stage": "previous"}}},
-            **{"teacher": {"stage": "task"}, "losses": ["forward_kl", "hidden_mse"], "data": data(0)},
+            **{"teacher": {"stage": "task"}, "losses": ["forward_kl", "hidden_mse"], "data": data(0), "max_steps": 4},
         },
         {
             **{
@@ -72,7 +72,7 @@ def surgery() -> list[dict]:
                 "transform": {"name": "gain", "factor": 3.0},
                 "trainable": ["*.gain", "*.layers.0.*"],
             },
-            **{"teacher": {"stage": "grown"}, "losses": ["task", "forward_kl"], "data": data(2)},
+            **{"teacher": {"stage": "grown"}, "losses": ["task", "forward_kl"], "data": data(2), "max_steps": 4},
         },
     ]
 
