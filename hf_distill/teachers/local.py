@@ -95,7 +95,8 @@ class LocalTeacher(Teacher):
         if rows and self.vocab_size is None:
             raise ValueError(
                 f"The teacher {self.name} ({type(self.model).__name__}) gives no logits of known classes or tokens, "
-                "but a loss compares them. Use a teacher with a head for the task, or a loss on features (hidden_mse for instance)."
+                "but a loss compares them. Use a teacher with a head for the task, or a loss on features (hidden_mse "
+                "for instance)."
             )
         self._rows = rows
         self.taps = Taps(self.model, taps)
