@@ -13,8 +13,8 @@ def standardized_kl(student_logits: Tensor, teacher_logits: Tensor, temperature:
     """``KL(softmax(Z(z_teacher) / T) || softmax(Z(z_student) / T))`` with Z as in `standardize`.
 
     The student need not have the teacher's mean and variance, which a small one hardly can; the temperature then has
-    the same effect on both models and on every row. It is the loss's usual one; the paper's is 2, with a weight of 9
-    beside the labels' 1.
+    the same effect on both models and on every row. It is the loss's usual one; the authors have 2, with a weight of 9
+    beside 0.1 for the labels.
 
     Args:
         student_logits: ``[n, V]``, divided by any temperature, which cancels.
