@@ -136,7 +136,7 @@ def peak():  # of this program alone; getrusage would count its parent before ex
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 def merge(folder):
-    models = [f"{folder}/first", f"{folder}/second", f"{folder}/first"]
+    models = [f"{folder}/first", f"{folder}/second"]
     options = {"method": "ties", "drop_rate": 0.5, "shard_gigabytes": 0.005}
     merge_checkpoints(Merge(base=f"{folder}/base", models=models, output_dir=f"{folder}/out", **options))
 
@@ -149,7 +149,7 @@ print(json.dumps(peak() - before))
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
 def test_a_whole_model_is_in_memory(tmp_path):
-    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
     for folder, model in (("tiny", tiny_model("llama")), ("big", tiny_model("llama", **sizes))):
         for name in ("base", "first", "second"):
             for index, parameter in enumerate(model.parameters()):
@@ -161,5 +161,5 @@ def test_a_whole_model_is_in_memory(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    # Four checkpoints go in and one comes out; the largest tensor has 4 MB.
+    # Three checkpoints go in and one comes out; the largest tensor has 4 MB.
     assert json.loads(done.stdout) < 0.9 * megabytes

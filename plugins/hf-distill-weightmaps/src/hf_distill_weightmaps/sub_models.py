@@ -24,6 +24,7 @@ class SubModels(BatchLoss):
 
     After the paper's description: Chen et al. 2022, "bert2BERT", arXiv:2110.07143, section 3.3, where l_b is 3 and the
     first 5 of 40 epochs are trained so. Where d is `block`, embeddings are not trained unless the head is tied to them.
+    DDP with gradient checkpointing needs ``ddp_find_unused_parameters: true``.
 
     Args:
         block: l_b, how many blocks are trained at a time.
