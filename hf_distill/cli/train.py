@@ -123,6 +123,8 @@ def run(
     metrics = dict(outcome.metrics)
     if trainer.eval_dataset is not None:
         metrics |= trainer.evaluate()
+        if describe and data.compute_metrics is not None:
+            console.print(f"test: {_measured(metrics)}", highlight=False, soft_wrap=True)
     trainer.save_model()
     if trainer.is_world_process_zero():
         _write_record(trainer, config, overrides, metrics)
@@ -228,6 +230,13 @@ def _describe(data: StageData) -> str:
     shares = ", ".join(f"{domain} {count / len(rows):.0%}" for domain, count in _domains(rows).items())
     others = "".join(f", {count:,} to {split} with" for split, count in held_out.items() if count)
     return f"data: {len(rows):,} rows{length} to train on{f' ({shares})' if shares else ''}{others}"
+
+
+def _measured(metrics: Mapping[str, float]) -> str:
+    """What `compute_metrics` found, without losses and speed."""
+    others = ("_loss", "_runtime", "_per_second")
+    own = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_") and not k.endswith(others)}
+    return ", ".join(f"{name} {value:.4g}" for name, value in own.items())
 
 
 def _domains(rows: Any) -> dict[str, int]:

@@ -105,7 +105,10 @@ def test_data_that_a_plugin_makes_is_taken_for_text(config, tmp_path, monkeypatc
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["metrics"]["eval_examples"] == 3
     assert record["domains"] == {}
-    assert "data: 8 rows of " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "data: 8 rows of " in printed
+    assert "test: " in printed
+    assert "examples 3" in printed
 
 
 @pytest.mark.parametrize(
