@@ -111,6 +111,13 @@ def test_mistakes_give_a_student(options, message, tokenizer):
         trim(tiny_model("llama"), tokenizer, **options)
 
 
+def test_a_model_without_words_or_without_a_tokenizer_is_trimmed(tokenizer):
+    with pytest.raises(ValueError, match="ViTForImageClassification has no vocabulary"):
+        trim(make("vit"), tokenizer, keep=[20])
+    with pytest.raises(ValueError, match="its tokenizer is not known; give tokenizer=folder"):
+        trim(tiny_model("llama"), None, keep=[20])
+
+
 def test_a_teacher_from_files_brings_its_tokenizer(tmp_path):
     teacher = tiny_model("llama")
     teacher.save_pretrained(tmp_path)

@@ -56,7 +56,12 @@ def trim_vocabulary(
     if not texts and keep is None:
         raise ValueError("Say which tokens to keep: texts=[files] that they are counted in, or keep=[ids].")
     family = family_of(teacher.config)
-    tokens = AutoTokenizer.from_pretrained(tokenizer or teacher.name_or_path)
+    if not hasattr(teacher.config, "vocab_size"):
+        raise ValueError(f"{type(teacher).__name__} has no vocabulary.")
+    source = tokenizer or teacher.name_or_path
+    if not source:
+        raise ValueError("The teacher was made, not loaded, so its tokenizer is not known; give tokenizer=folder.")
+    tokens = AutoTokenizer.from_pretrained(source)
     files = [texts] if isinstance(texts, str) else list(texts)
     counts = count_tokens(tokens, _lines(files))
     if keep is None:
