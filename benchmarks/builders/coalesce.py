@@ -12,7 +12,7 @@ SHAPE = {"hidden_size": 32, "layers": 5}
 
 @remembered
 def measured(builder: str, options: dict[str, int], *, seed: int) -> dict[str, float]:
-    """The figures of a student after 100 steps with the teacher's distributions."""
+    """The figures of a student after 60 steps with the teacher's distributions."""
     return stories.distilled(lambda: stories.shrunk(builder, **options), seed=seed)
 
 

@@ -59,12 +59,12 @@ def fit(
 
 @functools.cache
 def _small(seed: int) -> LlamaForCausalLM:
-    model: Any = fit(new_model(SMALL, seed=seed), 600, seed=seed)
+    model: Any = fit(new_model(SMALL, seed=seed), 300, seed=seed)
     return model
 
 
 def small_model(seed: int) -> LlamaForCausalLM:
-    """A small model after 600 steps."""
+    """A small model after 300 steps."""
     return copy.deepcopy(_small(seed))
 
 
@@ -79,7 +79,7 @@ def shrunk(builder: str, **options: Any) -> PreTrainedModel:
     return build_student(teacher_model(), builder, plugins=PLUGINS, **options).model
 
 
-def distilled(make: Callable[[], PreTrainedModel], *, seed: int, steps: int = 100) -> dict[str, float]:
+def distilled(make: Callable[[], PreTrainedModel], *, seed: int, steps: int = 60) -> dict[str, float]:
     """Train what `make` gives with the teacher's distributions, and measure it; with the figures before, too."""
     student = make()
     before = measure_lm(student)
