@@ -59,7 +59,7 @@ def measured(make: Callable[[], StudentBuild], *, seed: int) -> dict[str, float]
     build = make()
     tokens = build.tokenizer or tokenizer("eleven")
     before = nats_per_byte(build.model, tokens)
-    data = rows(german()["train"], tokens)
+    data = rows(german()["train"][:200], tokens)
     budget = {"steps": STEPS, "batch_size": 8, "learning_rate": 3e-4}
     train(build.model, ["task"], data, seed=seed, data_collator=default_data_collator, **budget)
     after = nats_per_byte(build.model, tokens)
