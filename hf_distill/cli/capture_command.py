@@ -46,6 +46,11 @@ def capture(argv: list[str]) -> int:
     if unknown := [name for name in splits if name not in _SPLITS]:
         raise ValueError(f"--splits has {', '.join(unknown)}; expected some of {','.join(_SPLITS)}.")
     arguments, data_spec, tokenizer_name = parse(read_config(options.config), overrides)
+    if "preset" in data_spec:
+        raise ValueError(
+            f"The data is what {data_spec['preset']} makes, and this command asks about packed text only. The first "
+            "training fills the cache; before any, `hf_distill.capture` does, from Python."
+        )
 
     from accelerate import Accelerator
     from datasets import concatenate_datasets
