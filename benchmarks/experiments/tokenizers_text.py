@@ -24,7 +24,6 @@ from .training import remembered, train
 END = "<end>"
 VOCABULARY = {"stories": 257, "eleven": 1024}  # 256 bytes and the end of a text; in "eleven" merges, too
 LENGTH = {"stories": 192, "eleven": 64}
-STEPS = {"stories": 300, "eleven": 200}
 
 
 @remembered
@@ -36,7 +35,7 @@ def distil(losses: Sequence[Any], *, seed: int, domain: str = "stories") -> dict
         losses,
         _rows(domain)["train"],
         seed=seed,
-        steps=STEPS[domain],
+        steps=DOMAINS[domain].steps,
         batch_size=8,
         learning_rate=1e-2,
         teacher=LocalTeacher(teacher_model(domain), tokenizer=tokenizer(domain)),

@@ -162,6 +162,10 @@ WRONG = {
     "no tokenizer": ({"processing_class": None}, "the student's tokenizer is not known.*processing_class"),
     "no tokenizer of the teacher": ({"teacher": model_of("bytes", seed=2)}, "the teacher's tokenizer is not known"),
     "temperature": ({"losses": [{"name": "alm", "temperature": 0.0}]}, "temperature is 0.0; expected a positive"),
+    "the teacher's tokenizer": (
+        {"processing_class": tokenizer_of("byte_fallback")},
+        "knows 304 tokens, but its tokenizer has 342. Give the trainer the student's",
+    ),
     "length": ({"losses": [{"name": "uld", "max_length": 1}]}, "max_length is 1; expected at least two"),
     "views": ({"losses": ["alm", {"name": "uld", "words": True}]}, "different views"),
     "logits": ({"losses": ["alm", "forward_kl"]}, "loss made for two tokenizers: `alm`"),

@@ -56,10 +56,11 @@ class BridgingLoss(BatchLoss):
         return OwnTokens(tokenizer, teacher_tokenizer, teacher, **options)  # type: ignore[arg-type]
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        """Refuse models that do not predict the next token.
+        """Refuse models that do not predict the next token, and those that the tokenizer is not for.
 
         Raises:
-            ValueError: the student is an encoder-decoder or predicts masked tokens or classes.
+            ValueError: the student is an encoder-decoder, predicts masked tokens or classes, or knows fewer tokens than
+                its tokenizer.
         """
         name, config = type(student).__name__, getattr(student, "config", None)
         other = any(part in name for part in ("MaskedLM", "Classification", "MultipleChoice"))
@@ -67,6 +68,12 @@ class BridgingLoss(BatchLoss):
             raise ValueError(
                 f"{self.label!r} compares likelihoods of text, token after token, but the student is a {name}. Use a "
                 "causal language model."
+            )
+        size = getattr(config, "vocab_size", None)
+        if tokenizer is not None and size is not None and len(tokenizer) > size:
+            raise ValueError(
+                f"The student knows {size} tokens, but its tokenizer has {len(tokenizer)}. Give the trainer the "
+                "student's tokenizer, not the teacher's: processing_class=..., or `tokenizer: path` in a file."
             )
 
     def predicted(self, batch: Batch, rows: Tensor) -> Tensor:
