@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_distill_weightmaps.merge_command import Merge, merge_checkpoints
+from hf_distill_weightmaps.merge_command import Merge, merge, merge_checkpoints
 from hf_distill_weightmaps.merging import combine, dare, generator_for, magnitude_threshold
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hf_distill.cli.main import main
+from hf_distill import Plugins
 from hf_distill.testing import tiny_model, tiny_tokenizer
 
 
@@ -84,18 +84,22 @@ def test_the_dtype_is_not_the_bases(models, tmp_path):
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
 
 
-def test_the_command_line_does_not_merge(models, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HF_DISTILL_PLUGINS", "weightmaps")
+def test_the_command_line_does_not_merge(models, tmp_path, capsys):
     config = tmp_path / "merge.yaml"
     config.write_text(f"base: {models['base']}\nmodels: [{models['first']}]\noutput_dir: {tmp_path / 'out'}\n")
-    assert main(["merge", str(config)]) == 0
+    assert merge([str(config)]) == 0
     assert "saved the merged model in" in capsys.readouterr().out
     for name, tensor in state(tmp_path / "out").items():
         torch.testing.assert_close(tensor, state(models["first"])[name])
-    assert main(["merge", str(config)]) == 2
-    assert "is not empty" in capsys.readouterr().err
-    assert main(["merge", str(tmp_path / "none.yaml")]) == 2
-    assert "none.yaml" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is not empty"):
+        merge([str(config)])
+    assert merge([str(config), "--output-dir", str(tmp_path / "other")]) == 0
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+        merge([str(tmp_path / "none.yaml")])
+
+
+def test_the_command_is_not_registered():
+    assert "merge" in {component.name for component in Plugins(["weightmaps"]).commands}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ MEASURED = """
 import json, re, sys
 from pathlib import Path
 from transformers import AutoModelForCausalLM
-from hf_distill_weightmaps.merge_command import Merge, merge_checkpoints
+from hf_distill_weightmaps.merge_command import Merge, merge, merge_checkpoints
 
 def peak():  # of this program alone; getrusage would count its parent before exec
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

@@ -8,7 +8,6 @@ from hf_distill_weightmaps.presets import bert2bert, v_cycle
 from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq
 
 from hf_distill import Plugins, StageData, StagesDriver, build_student
-from hf_distill.cli.stages_command import make_stages
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
 
 PLUGINS = Plugins(["weightmaps"])
@@ -60,14 +59,11 @@ def test_growth_trains_what_is_not_grown_or_trains_all_of_it_at_once(tmp_path):
     assert len(result.records) == 2
 
 
-def test_a_file_cannot_name_the_schedules():
-    listed = make_stages({"preset": "hf_distill_weightmaps.presets:v_cycle", "levels": 2, "alpha": 0.5})
-    assert listed[-1]["student"] == {
+def test_the_mixture_is_of_other_models():
+    assert v_cycle(alpha=0.5, depth="apart")[-1]["student"] == {
         **{"builder": "interpolate", "from": {"stage": "previous"}, "onto": {"stage": "level-1"}},
-        **{"alpha": 0.5, "depth": "adjacent"},
+        **{"alpha": 0.5, "depth": "apart"},
     }
-    with pytest.raises(ValueError, match="needs the option grow"):
-        make_stages({"preset": "hf_distill_weightmaps.presets:bert2bert"})
 
 
 @pytest.mark.parametrize(
