@@ -1,4 +1,4 @@
-"""A small text classifier from ten labelled examples a class, with and without a teacher.
+"""A small text classifier from ten labels a class, and one from a teacher and texts that have no labels.
 
     python examples/few_labels.py                                             # docstrings, by module; about a minute
     python examples/few_labels.py --train banking77/train.csv --test banking77/test.csv --label_column category
@@ -37,7 +37,7 @@ class ScriptArguments:
 
 
 def main() -> None:
-    """Train a teacher, a student from labels alone and one from the teacher, too; print how often they are right."""
+    """Train a teacher, a student from few labels and one from the teacher; print how often they are right."""
     parser = hf.HfArgumentParser((ScriptArguments, DistillationArguments))
     parser.set_defaults(**yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text()))
     script, args = parser.parse_args_into_dataclasses()
@@ -69,7 +69,7 @@ def main() -> None:
         return Dataset.from_dict({**tokenizer([r["text"] for r in chosen], truncation=True), "labels": labels})
 
     few, every, test = rows(data.train, script.per_class), rows(data.train), rows(data.validation)
-    print(f"{len(few)} labelled texts of {len(names)} classes; the teacher has {len(every)}", flush=True)
+    print(f"{len(few)} labelled texts of {len(names)} classes; {len(every)} texts for the teacher", flush=True)
 
     def train(model: hf.PreTrainedModel, dataset: Dataset, **options: Any) -> float:
         """Train `model` in place and give the share of the test that it gets right."""
@@ -89,8 +89,9 @@ def main() -> None:
 
     if not script.teacher_folder:
         print(f"teacher, all labels: {train(teacher, every, losses=['task']):.3f}", flush=True)
-    print(f"student, its labels alone: {train(copy.deepcopy(student), few, losses=['task']):.3f}", flush=True)
-    print(f"student, its labels and the teacher: {train(student, few, teacher=teacher):.3f}")
+    print(f"student, few labels: {train(copy.deepcopy(student), few, losses=['task']):.3f}", flush=True)
+    unlabelled = every.remove_columns("labels")
+    print(f"student, the teacher and no labels: {train(student, unlabelled, teacher=teacher):.3f}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_a_table_of_few_labels_ends_without_a_classifier(tmp_path):
     tables = ["--train", "train.csv", "--test", "test.csv", "--text_column", "sentence", "--label_column", "topic"]
     done = run("few_labels.py", *tables, "--per_class", "5", folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "10 labelled texts of 2 classes; the teacher has 24" in done.stdout
+    assert "10 labelled texts of 2 classes; 24 texts for the teacher" in done.stdout
     assert len(re.findall(r"^(?:teacher|student), .*: [01]\.\d{3}$", done.stdout, re.MULTILINE)) == 3
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "outputs/few-labels")
     assert model.config.id2label == {0: "billing", 1: "delivery"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def count_classes(dataset: Any, num_classes: int, loss: str, *, column: str = "l
     names = getattr(dataset, "column_names", None) or []
     column = next((name for name in (column, "label") if name in names), column)
     try:
-        labels = torch.as_tensor(dataset[column])
+        labels = torch.as_tensor(dataset[column][:])
         counts = torch.bincount(labels, minlength=num_classes)
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(
@@ -51,5 +52,6 @@ def class_balanced_weights(counts: Tensor, *, beta: float) -> Tensor:
 
     Paper: Cui et al. (2019), Class-Balanced Loss Based on Effective Number of Samples, arXiv:1901.05555, eq. 4.
     """
-    weights = 1 / -torch.expm1(counts.clamp(min=1).double() * torch.tensor(beta, dtype=torch.float64).log())
+    log_beta = math.log(beta) if beta > 0 else -math.inf
+    weights = 1 / -torch.expm1(counts.clamp(min=1).double() * log_beta)
     return weights / weights.mean()

@@ -119,8 +119,12 @@ class MDCS(BatchLoss):
         labels = class_labels(batch, "mdcs")
         prior = self.counts.clamp(min=1).log()
         weak, strong = (
-            torch.stack([wide(student.parts[part].features[tap]) for tap in self.student_taps])
-            + torch.tensor(self.strengths, device=prior.device)[:, None, None] * prior
+            torch.stack(
+                [
+                    wide(student.parts[part].features[tap]) + strength * prior
+                    for tap, strength in zip(self.student_taps, self.strengths, strict=True)
+                ]
+            )
             for part in self.student_parts
         )
         diversity, consistency = mdcs(weak, strong, labels)
