@@ -34,11 +34,12 @@ def open_weights(
         dtype: of the model; tensors are read in the one that they are stored in. "auto" is that of the checkpoint.
 
     Raises:
-        ValueError: the checkpoint names no class of transformers.
+        ValueError: there is no such folder, or the checkpoint names no class of transformers.
     """
     if isinstance(source, PreTrainedModel):
         partitioned = any(map(is_partitioned, source.parameters()))
         return skeleton(source, source.config) if partitioned else source, ModelWeights(source)
+    refuse_missing_folder(source)
     config = AutoConfig.from_pretrained(source)
     made: Any = model_class or architecture(config, source)
     files = checkpoint_files(source) if getattr(config, "quantization_config", None) is None else []
@@ -53,6 +54,20 @@ def open_weights(
         with contextlib.suppress(OSError):  # a checkpoint may have no file of these defaults
             model.generation_config = GenerationConfig.from_pretrained(source)
     return model, CheckpointWeights(files, model)
+
+
+def refuse_missing_folder(source: str | os.PathLike[str]) -> None:
+    """Say so where a path leads nowhere, which the hub would call a bad name.
+
+    Raises:
+        ValueError: it is the path of nothing, and not a name such as "owner/model" either.
+    """
+    name = os.fspath(source)
+    looks_like_a_path = not isinstance(source, str) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if looks_like_a_path and not os.path.isdir(name):
+        raise ValueError(
+            f"There is no folder {name!r}; expected one with a saved model, or the name of one on the hub."
+        )
 
 
 def architecture(config: PretrainedConfig, name: str | os.PathLike[str]) -> type[PreTrainedModel]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from ..plugins import Plugins, installed_plugins
-from .opening import architecture
+from .opening import architecture, refuse_missing_folder
 from .weights import whole_weights
 
 NEEDS_IMPORT = "this model was changed by transforms of hf_distill; `import hf_distill` before you load it"
@@ -82,8 +82,10 @@ def load_student(
         options: of `from_pretrained`: dtype, device_map, revision ...
 
     Raises:
-        ValueError: a transform is not registered, or the weights do not fit what the transforms made.
+        ValueError: there is no such folder, a transform is not registered, or the weights do not fit what the
+            transforms made.
     """
+    refuse_missing_folder(path)
     config = AutoConfig.from_pretrained(path, **{key: options[key] for key in _HUB_OPTIONS if key in options})
     model_class = model_class or architecture(config, path)
     loaded: PreTrainedModel

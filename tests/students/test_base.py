@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, BertForMaskedLM, LlamaForCausalLM
 
 import hf_distill
 from hf_distill.plugins import Plugins
-from hf_distill.students import Source, StudentBuild, build_student
+from hf_distill.students import Source, StudentBuild, build_student, load_student, open_weights
 from hf_distill.testing import tiny_inputs, tiny_model
 
 
@@ -114,3 +114,10 @@ def test_a_checkpoint_of_an_unknown_class_asks_for_one(tmp_path):
 def test_a_teacher_that_is_no_model_of_transformers_is_an_error_that_says_so():
     with pytest.raises(ValueError, match=r"The teacher is a Linear; expected a model of transformers"):
         build_student(torch.nn.Linear(2, 2), layers=1)
+
+
+@pytest.mark.parametrize("use", [build_student, load_student, open_weights])
+def test_a_path_that_leads_nowhere_is_not_taken_for_a_name_on_the_hub(use, tmp_path):
+    for path in (tmp_path / "typo", str(tmp_path / "typo"), "./typo", "a/b/c"):
+        with pytest.raises(ValueError, match=r"There is no folder '.*'; expected one with a saved model"):
+            use(path)
