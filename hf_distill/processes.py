@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import time
+
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -35,3 +39,19 @@ def sum_over_processes(values: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def end_processes_in_order() -> None:
+    """Let this process, one of several, end with its own exit code.
+
+    The threads of gloo let go of a finished call's tensors a little after the call has returned, and need Python's lock
+    for that. Where something keeps the process group beyond its destruction, as DeepSpeed does, a thread that asks for
+    the lock of an interpreter that is ending aborts the process (torch 2.13). So they get a moment before it ends.
+    """
+    if dist.is_available() and dist.is_initialized():
+        _wait_at_exit()
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    atexit.register(time.sleep, 0.5)

@@ -29,7 +29,7 @@ from .events import TrainerEvents
 from .gradients import SeparateGradient, separate_loss
 from .meter import Meter, means, named_for_log, peak_memory_mb
 from .plan import Plan, uses_fsdp
-from .processes import check_processes, sum_over_processes
+from .processes import check_processes, end_processes_in_order, sum_over_processes
 from .rewriting import rewrite
 from .selection import make_interval_loader, make_probe
 from .signals import Batch, Clock
@@ -99,6 +99,7 @@ class DistillationTrainer(Trainer):
             if model is not None:
                 self._fit(model, trainer_arguments.get("processing_class"), args)
         super().__init__(model, args, *positional, **trainer_arguments)
+        end_processes_in_order()
         if self.plan.active:
             self._start()
 

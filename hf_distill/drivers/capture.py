@@ -21,7 +21,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from ..batches import BatchReader, accepted_inputs
-from ..processes import sum_over_processes
+from ..processes import end_processes_in_order, sum_over_processes
 from ..signals import Batch
 from ..teachers.cached import CacheTeacher
 from ..views import CollateViews, TeacherView
@@ -93,6 +93,7 @@ def capture(
         OSError: the disk is full; what was finished is kept.
     """
     accelerator = accelerator or Accelerator()
+    end_processes_in_order()
     teacher.prepare(accelerator)
     loader = _loader(teacher, dataset, collator, batch_size, accelerator, view)
     start, examples, tokens = time.monotonic(), 0, 0
