@@ -116,6 +116,11 @@ def test_a_student_that_is_pruned_again_gets_something_back(table, tmp_path):
     assert torch.equal(output(load_student(tmp_path / "second")), output(second.model))
 
 
+def test_a_student_of_a_frozen_teacher_cannot_be_trained(table):
+    student = pruned(make("bert, classes").requires_grad_(False), table).model
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+
 def test_the_update_does_not_help(table):
     """The same heads and columns, with and without it, on inputs that were not calibrated with."""
     model = make("bert, classes")

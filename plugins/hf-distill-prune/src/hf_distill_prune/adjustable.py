@@ -53,7 +53,7 @@ def adjustable(
     Raises:
         ValueError: no text, another family, or a share out of range.
     """
-    student = copy.deepcopy(teacher)
+    student = copy.deepcopy(teacher).requires_grad_(True)  # a teacher in use is frozen
     batches = text_batches(teacher, texts, tokenizer=tokenizer, num_texts=num_texts, max_length=max_length)
     profile = attention_profile(student, batches, share=share, minimum=minimum)
     transform(student, NAME, plugins=Plugins(["prune"]), profile=profile)

@@ -59,7 +59,7 @@ def lottery_ticket(
         raise ValueError(f"density is {density} and count {count}; expected one of the two.")
     if density is not None and not 0 < density <= 1:
         raise ValueError(f"density is {density}; expected a share of the parameters, in (0, 1].")
-    student = copy.deepcopy(teacher)
+    student = copy.deepcopy(teacher).requires_grad_(True)  # a teacher in use is frozen
     names = [name for name, _ in student.named_parameters()]
     whole = _free(student, names, free)
     candidates = [name for name in names if name not in whole and not _is_norm(student, name)]
@@ -112,7 +112,7 @@ def add_differences(teacher: PreTrainedModel, *, differences: str | Sequence[str
         ValueError: a difference that is not of this model.
     """
     files = [differences] if isinstance(differences, str) else list(differences)
-    student = copy.deepcopy(teacher)
+    student = copy.deepcopy(teacher).requires_grad_(True)  # a teacher in use is frozen
     changed = [load_difference(file) for file in files]
     with torch.no_grad():
         for name, value in added(dict(student.named_parameters()), changed).items():

@@ -121,7 +121,7 @@ def prune(
     """
     found = blocks_of(model)
     table = table or _known_table(model) or measure_table(model, batch_size=batch_size, length=length)
-    student = copy.deepcopy(model)
+    student = copy.deepcopy(model).requires_grad_(True)  # a teacher in use is frozen
     parts = _parts(student, batches, table, damping)
     seconds = [[part.seconds[size] for size in part.sizes] for part in parts]
     errors = [[part.removal.relative_error(size) for size in part.sizes] for part in parts]
