@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
 from hf_distill import build_student
+from hf_distill.processes import end_processes_in_order
 from hf_distill.testing import tiny_model
 
 CONFIG = {
@@ -25,6 +26,7 @@ CONFIG = {
 def main(folder: str) -> None:
     expected = build_student(tiny_model("llama", num_hidden_layers=4), layers=2).model.state_dict()
     deepspeed.init_distributed("gloo")
+    end_processes_in_order()
     kept_alive = HfDeepSpeedConfig(CONFIG)
     assert is_deepspeed_zero3_enabled()
     teacher = AutoModelForCausalLM.from_pretrained(folder)
