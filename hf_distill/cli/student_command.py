@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .main import active_plugins
+from .main import PLUGINS_VARIABLE, active_plugins
 
 if TYPE_CHECKING:
     from ..students import StudentBuild
@@ -148,7 +149,8 @@ def _describe(options: argparse.Namespace) -> None:
     def load(name: str) -> Any:
         if options.no_measure:
             return open_weights(name, dtype=options.dtype)[0]
-        return load_student(name, plugins=active_plugins(), dtype=options.dtype)
+        named = active_plugins() if os.environ.get(PLUGINS_VARIABLE) else None  # or those that the student names
+        return load_student(name, plugins=named, dtype=options.dtype)
 
     sources: dict[str, Callable[[], Any]] = {options.teacher: partial(load, options.teacher)}
     sources |= {title: partial(made.get, title) for title in made}

@@ -5,6 +5,7 @@ import json
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_distill import Plugins, transform
 from hf_distill.cli.main import main
 from hf_distill.cli.student_command import student
 from hf_distill.testing import tiny_model, tiny_tokenizer
@@ -59,6 +60,28 @@ def test_a_description_has_the_teacher_what_would_be_built_and_what_was_built(te
     assert "layer_drop" in shown
     assert "times as fast" in shown
     assert "medians on this machine" in shown
+
+
+def test_a_transformed_student_is_described_with_the_installed_plugin_that_it_names(teacher, install, tmp_path, capsys):
+    source = """
+import hf_distill
+from torch import nn
+
+@hf_distill.hookimpl
+def register_students(register):
+    register("shallow", shallow, kind="transform")
+
+def shallow(model):
+    model.model.layers[0].mlp = nn.Identity()
+"""
+    install("hf-distill-toys", "0.1", {"toys": "toys_of_students"}, {"toys_of_students.py": source})
+    model = tiny_model("llama", num_hidden_layers=4)
+    transform(model, "shallow", plugins=Plugins(["toys"]))
+    model.save_pretrained(tmp_path / "changed")
+    command = ["describe", teacher, "--student", str(tmp_path / "changed"), "--json", "--length", "8"]
+    assert student([*command, "--repeats", "1", "--batch-size", "1"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    assert costs[str(tmp_path / "changed")]["parameters"] == costs[teacher]["parameters"] - 3 * 32 * 64
 
 
 @pytest.mark.parametrize(
