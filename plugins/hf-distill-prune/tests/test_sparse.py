@@ -126,6 +126,13 @@ def test_a_ticket_loses_its_mask_when_it_is_loaded_or_copied(folder):
         assert marked == build.record["num_sparse"] == round(0.1 * build.record["num_candidates"])
 
 
+def test_a_ticket_forgets_which_blocks_its_base_was_made_from(folder):
+    build_student(tiny_model("bert_classifier", num_hidden_layers=4), layers=[1, 3]).model.save_pretrained(
+        folder / "base"
+    )
+    assert ticket(folder, count=10).model.config.hf_distill["layer_map"] == [1, 3]
+
+
 def test_free_parameters_are_masked(folder):
     build = ticket(folder, count=10, free=["classifier.*", "*.query.bias"])
     masked = {name.removesuffix("_is_trained") for name, _ in build.model.named_buffers() if name.endswith("trained")}

@@ -21,7 +21,7 @@ from hf_distill import Plugins, Source, StudentBuild, blocks, transform
 
 from .calibration import Batches, evaluating, text_batches
 from .elimination import keep_best, needed_share, received_attention, rising_elimination, words_to_keep
-from .structures import LAYOUTS, NoAttention
+from .structures import LAYOUTS, NoAttention, layer_map_of
 
 NAME = "eliminate_words"
 _ATTRIBUTE = "elimination"  # of the encoder
@@ -58,7 +58,7 @@ def adjustable(
     profile = attention_profile(student, batches, share=share, minimum=minimum)
     transform(student, NAME, plugins=Plugins(["prune"]), profile=profile)
     mapping = {name: Source("copy", (name,)) for name in student.state_dict()}
-    return StudentBuild(student.eval(), mapping, list(range(len(profile))), {"profile": profile})
+    return StudentBuild(student.eval(), mapping, layer_map_of(teacher), {"profile": profile})
 
 
 def attention_profile(

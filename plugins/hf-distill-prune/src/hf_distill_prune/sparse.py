@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from hf_distill import DistillationTrainer, Plugins, Source, StudentBuild, load_student, transform
 
 from .differences import added, largest_changes, load_difference
+from .structures import layer_map_of
 
 NAME = "mask_gradients"
 _MASK, _HOOKED = "_is_trained", "_hf_distill_masked"
@@ -73,7 +74,9 @@ def lottery_ticket(
     for name, mask in masks.items():
         student.get_buffer(name + _MASK).copy_(mask)
     mapping = {name: Source("mask" if name.endswith(_MASK) else "copy", (_without(name),)) for name in _state(student)}
-    return StudentBuild(student.eval(), mapping, None, {"num_sparse": count, "num_candidates": _size(before)})
+    return StudentBuild(
+        student.eval(), mapping, layer_map_of(teacher), {"num_sparse": count, "num_candidates": _size(before)}
+    )
 
 
 def mask_gradients(model: PreTrainedModel, *, parameters: Sequence[str]) -> None:
@@ -119,7 +122,7 @@ def add_differences(teacher: PreTrainedModel, *, differences: str | Sequence[str
             student.get_parameter(name).copy_(value)
     there = {name for one in changed for name in one}
     mapping = {name: Source("add" if name in there else "copy", (name,)) for name in _state(student)}
-    return StudentBuild(student.eval(), mapping, None)
+    return StudentBuild(student.eval(), mapping, layer_map_of(teacher))
 
 
 def refuse_weight_decay(trainer: DistillationTrainer) -> None:

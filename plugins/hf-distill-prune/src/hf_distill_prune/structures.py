@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D, prune_linear_layer
 
-from hf_distill import BlockShape, blocks
+from hf_distill import BlockShape, blocks, num_blocks
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,14 @@ def keep_structures(model: PreTrainedModel, *, heads: Sequence[int], columns: Se
             )
     for block, head, column in zip(found, heads, columns, strict=True):
         block.keep(range(head // block.heads_per_group), range(column))
+
+
+def layer_map_of(model: PreTrainedModel) -> list[int | None] | None:
+    """Which block of which teacher each block was made from: what an earlier builder said, or its own."""
+    known = getattr(model.config, "hf_distill", {}).get("layer_map")
+    if model.config.is_encoder_decoder:
+        return known
+    return list(known or range(num_blocks(model)))
 
 
 def matrix(module: nn.Module) -> Tensor:

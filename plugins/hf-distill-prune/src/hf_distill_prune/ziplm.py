@@ -23,7 +23,7 @@ from hf_distill import LatencyTable, Plugins, Source, StudentBuild, forward_kl, 
 from .calibration import Batches, evaluating, input_moments, text_batches
 from .obs import Removal, damped, refit, removal_order
 from .search import search_levels
-from .structures import Block, blocks_of, expand, matrix
+from .structures import Block, blocks_of, expand, layer_map_of, matrix
 
 TABLE = "latency_table"  # where the note in the configuration keeps the table of the stock model
 
@@ -147,7 +147,7 @@ def prune(
         TABLE: table.to_dict(),
     }
     names = student.state_dict()
-    return StudentBuild(student.eval(), {name: mapping[name] for name in names}, list(range(len(found))), record)
+    return StudentBuild(student.eval(), {name: mapping[name] for name in names}, layer_map_of(model), record)
 
 
 def measure_table(model: PreTrainedModel, *, batch_size: int = 1, length: int = 128) -> LatencyTable:
