@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_distill import Plugins
+from hf_distill import Plugins, open_weights
 
 ROOT = Path(__file__).parents[1]
 # Of every kind of rows, stack and block; the rest of the matrix takes minutes.
@@ -32,6 +32,17 @@ def test_a_family_that_the_matrix_says_works_works(family, families, committed):
     result = families.cell(families.FAMILIES[family], "layer_drop", {}, Plugins())
     assert (result["outcome"], result["why"]) == ("works", "")
     assert committed["cells"][family]["layer_drop"]["outcome"] == "works"
+
+
+@pytest.mark.parametrize("family", [*FAST, "DAC", "Mimi", "DeiT (two heads)", "ResNet"])
+def test_what_builders_read_from_files_is_what_from_pretrained_loads(family, families, tmp_path):
+    model = families.FAMILIES[family].make()
+    model.save_pretrained(tmp_path)
+    expected = type(model).from_pretrained(tmp_path).state_dict()
+    empty, weights = open_weights(tmp_path)
+    assert empty.device.type == "meta"
+    assert list(empty.state_dict()) == list(expected)
+    assert [name for name, value in expected.items() if not torch.equal(weights[name], value)] == []
 
 
 @pytest.mark.slow
