@@ -128,6 +128,9 @@ def _labelled(spec: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, stage
     if options.split not in _SPLITS:
         raise ValueError(f"data.split of the stage {stage!r} is {options.split!r}; expected {', '.join(_SPLITS)}.")
     texts = load_labelled_texts(options.labelled)
+    if len(texts.labels) < 2:
+        # A head of one output would be trained as a regression.
+        raise ValueError(f"data of the stage {stage!r} has one class, {texts.labels[0]!r}; a classifier needs two.")
     train = _encode(getattr(texts, options.split), texts, tokenizer, options.max_length)
     if len(train) == 0:
         raise ValueError(f"data of the stage {stage!r} has no texts in the split {options.split!r}; say its share.")

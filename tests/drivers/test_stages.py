@@ -196,6 +196,13 @@ def test_a_mistake_is_found_only_after_hours_of_training(change, message, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_texts_of_one_class_are_learned_as_numbers(tmp_path):
+    (tmp_path / "texts.csv").write_text("text,label\nw5 w6,same\nw7 w8,same\nw9 w9,same\n")
+    labelled = {"labelled": {"data_files": str(tmp_path / "texts.csv")}}
+    with pytest.raises(ValueError, match="the stage 'last' has one class, 'same'; a classifier needs two"):
+        make_driver(tmp_path / "run", specs=[{**LAST, "data": labelled}]).run()
+
+
 def test_a_pattern_that_matches_nothing_trains_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"no parameter of LlamaForCausalLM matches 'model.layer.1.\*'. Names"):
         make_driver(tmp_path / "run", specs=[{**LAST, "trainable": ["model.layer.1.*"]}]).run()
