@@ -128,6 +128,14 @@ def test_rounds_cannot_be_planned_from_a_table(folder, capsys, monkeypatch):
     assert "unsaid" not in printed
 
 
+def test_students_cannot_be_built_from_a_shell(folder, capsys):
+    commands = [shlex.split(line, comments=True)[2:] for block in blocks("console") for line in block.splitlines()]
+    for command in (line for line in commands if line[:1] == ["student"]):
+        assert main([*command, *(["--repeats", "1"] if "describe" in command else [])]) == 0
+    assert "FLOPs per token" in capsys.readouterr().out
+    assert (folder / "small" / "model.safetensors").is_file()
+
+
 def test_commands_are_not_there():
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     commands = [shlex.split(line, comments=True)[1:] for block in blocks("console") for line in block.splitlines()]
