@@ -16,10 +16,14 @@ from accelerate.state import AcceleratorState
 
 CUTS = ((4, 1), (1, 4))
 ZERO3 = {
-    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+    "zero_optimization": {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    },
     "train_micro_batch_size_per_gpu": "auto",
     "gradient_accumulation_steps": "auto",
-    "zero_allow_untested_optimizer": True,
+    "gradient_clipping": "auto",
 }
 
 
