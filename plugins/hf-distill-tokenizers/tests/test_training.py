@@ -11,7 +11,6 @@ from datasets import Dataset
 from transformers import DataCollatorWithFlattening, default_data_collator
 
 from hf_distill import CacheTeacher, LocalTeacher, OnPolicy, Plugins
-from hf_distill.data.language_modeling import pack
 
 from .kinds import TEXT, tokenizer_of
 from .runs import STUDENT, TEACHER, batch_of, live_teacher, rows, token_log_probs, trainer, value_of
@@ -83,12 +82,12 @@ def test_packed_sequences_are_read_as_one(tmp_path):
 
 
 def test_documents_of_one_row_do_not_end_for_the_teacher(tmp_path):
-    """The rows of `hf-distill train`: cut anywhere, several documents in each."""
+    """Rows as `hf-distill train` makes them: cut anywhere, several documents in each."""
     tokenizer, teacher = tokenizer_of(STUDENT), tokenizer_of(TEACHER)
-    documents = Dataset.from_dict({"text": TEXT, "domain": ["all"] * len(TEXT)})
-    run = trainer(
-        tmp_path, ["task", "alm"], collator=default_data_collator, data=pack(documents, tokenizer, max_length=40)
-    )
+    stream = [token for ids in rows()["input_ids"] for token in ids]
+    packed = [stream[start : start + 40] for start in range(0, len(stream) - 40, 40)]
+    data = Dataset.from_list([{"input_ids": ids, "attention_mask": [1] * 40, "labels": ids} for ids in packed])
+    run = trainer(tmp_path, ["task", "alm"], collator=default_data_collator, data=data)
     batch = batch_of(run)
     for own, other in zip(batch.inputs["input_ids"], batch.extras["teacher.input_ids"], strict=True):
         ours, theirs = (

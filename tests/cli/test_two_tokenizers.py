@@ -1,4 +1,4 @@
-"""`hf-distill train` and `hf-distill capture` with two tokenizers, from files to a student."""
+"""`hf-distill train` and `hf-distill capture` where the student's folder has another tokenizer than the teacher's."""
 
 from __future__ import annotations
 
@@ -6,21 +6,32 @@ import json
 
 import pytest
 import yaml
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_distill.cli.main import main
+from hf_distill.testing import tiny_model, tiny_tokenizer
 
-from .kinds import TEXT, model_of, tokenizer_of
+
+def byte_tokenizer():
+    tokenizer = Tokenizer(
+        models.BPE({letter: n for n, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """A training's file; the student's folder has its tokenizer, the teacher's its own."""
+    """A training's file; the student reads bytes, the teacher, of which a cache is kept, whole words."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    for name, kind, seed in (("student", "bytes", 1), ("teacher", "byte_fallback", 2)):
-        model_of(kind, seed=seed, num_hidden_layers=1).save_pretrained(tmp_path / name)
-        tokenizer_of(kind).save_pretrained(tmp_path / name)
-    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXT))
+    for name, tokenizer in (("student", byte_tokenizer()), ("teacher", tiny_tokenizer())):
+        model = tiny_model("llama", seed=len(name), vocab_size=len(tokenizer), max_position_embeddings=128)
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    rows = [{"text": " ".join(f"w{5 + (n + k) % 50}" for k in range(9 + n % 5))} for n in range(40)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = {
         **{"output_dir": str(tmp_path / "out"), "student": str(tmp_path / "student"), "plugins": ["tokenizers"]},
         **{"losses": ["task", {"name": "alm", "weight": 100.0}], "max_steps": 2, "use_cpu": True, "report_to": "none"},
@@ -45,7 +56,7 @@ def test_a_captured_teacher_is_needed_again(config, tmp_path, capsys):
     assert main(["train", config(teacher={"kind": "cache", "path": str(tmp_path / "kept")})]) == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["metrics"]["eval_alm_loss"] > 0
-    assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == tokenizer_of("bytes").get_vocab()
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == byte_tokenizer().get_vocab()
 
 
 def test_tokens_of_the_student_are_captured_for_a_loss_that_needs_the_teacher_s(config, capsys):
@@ -53,6 +64,6 @@ def test_tokens_of_the_student_are_captured_for_a_loss_that_needs_the_teacher_s(
     assert "tokenizer" in capsys.readouterr().err
 
 
-def test_a_loss_on_logits_is_not_led_to_this_package(config, tmp_path, capsys):
+def test_a_loss_on_logits_is_not_led_to_the_package_for_two_tokenizers(config, tmp_path, capsys):
     assert main(["train", config(teacher=str(tmp_path / "teacher"), losses=["task", "forward_kl"])]) != 0
     assert "hf-distill-tokenizers" in capsys.readouterr().err
