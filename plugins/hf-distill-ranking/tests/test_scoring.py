@@ -7,10 +7,8 @@ from hf_distill_ranking.margin_mse import MarginMSE
 from hf_distill_ranking.scoring import embed, pool
 
 from hf_distill import Signal
-from hf_distill.batches import BatchReader
-from hf_distill.testing import tiny_model, tiny_tokenizer
 
-from .rankings import make_rows
+from .rankings import make_rows, make_trainer
 
 STATES = torch.tensor([[[1.0], [2.0], [4.0]], [[8.0], [16.0], [32.0]]])
 
@@ -29,9 +27,10 @@ def test_half_precision_is_pooled_in_half_precision():
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_texts_have_other_vectors_after_training_than_in_it(normalize):
-    model, tokenizer, rows = tiny_model("bert", seed=1), tiny_tokenizer(), make_rows(3)
-    batch = BatchReader(model, shifted=False).read(RankingCollator(tokenizer)(rows))
+def test_texts_have_other_vectors_after_training_than_in_it(normalize, tmp_path):
+    trainer, rows = make_trainer(tmp_path, ["contrastive"]), make_rows(3)
+    model, tokenizer = trainer.student, trainer.processing_class
+    batch = trainer.batch_reader.read(RankingCollator(tokenizer)(rows))
     loss = MarginMSE(normalize=normalize, scale=2.0)
     with torch.no_grad():
         said = {name: Signal(outputs=model(**part.inputs)) for name, part in batch.parts.items()}

@@ -37,7 +37,7 @@ class RankingLoss(BatchLoss):
         ValueError: an option out of its range.
     """
 
-    items = "tokens"
+    items = "tokens"  # of texts; what the sum runs over, `weights` says
     student_parts: tuple[str, ...] = (QUERY, DOCUMENTS)
     teacher_parts: tuple[str, ...] = (PAIRS,)
     needs_teacher_rows = True
