@@ -22,7 +22,7 @@ EXPERIMENT = Experiment(
     components=("student coalesce",),
     paper="Zou et al. 2024, arXiv:2404.07999",
     evidence="faithful",
-    what="Students of half the width (73,000 parameters), and one of full width with one block of five (76,000), learn "
+    what="Students of half the width (73,000 parameters), and one of full width with one block of five (78,000), learn "
     "from stories260k by forward KL.",
     needs="A teacher of the same family.",
     expects="nearer to the teacher than with random weights, in as many steps",
