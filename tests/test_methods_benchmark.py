@@ -165,7 +165,7 @@ def test_options_are_not_documented(methods, experiment):
 
 
 def test_a_loss_of_the_method_packages_has_no_experiment(frame):
-    losses = {component.name for component in Plugins(["features", "lm"]).losses}
+    losses = {component.name for component in Plugins(["classification", "features", "lm"]).losses}
     losses -= {component.name for component in Plugins().losses}
     experiments = frame.load(frame.experiment_names())
     assert not [error for error in experiments.values() if isinstance(error, Exception)]
