@@ -1,4 +1,4 @@
-"""`grow`: the same function where sizes allow, the paper's equations where they do not."""
+"""`grow`: the same function where sizes allow, what the paper says where they do not."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_blocks_are_not_stacked_from_the_top():
 
 
 def numpy_advanced(own, following, num_copies_read):
-    """Equations 7 to 9 on a matrix [out, in], both doubled by a cyclic map."""
+    """What the paper says of a matrix [out, in], both doubled by a cyclic map."""
     read = [np.concatenate([one, one], axis=1) / num_copies_read for one in (own, following)]
     return np.concatenate([read[0], read[1]], axis=0)
 

@@ -43,7 +43,7 @@ def grow(
     copies do not learn alike; the last block takes its own. Blocks are stacked: the whole stack as often as it fits,
     then its top. Heads keep their width. A tied head has no weights to split; the norm before it is divided instead.
 
-    After the paper's description: Chen et al. 2022, "bert2BERT", ACL, arXiv:2110.07143, equations 7 to 9. The paper
+    After the paper's description: Chen et al. 2022, "bert2BERT", ACL, arXiv:2110.07143. The paper
     draws which units are copied ("random"); here the map is cyclic by default, since norms compute something else where
     units have unequally many copies. `hf_distill_weightmaps.presets:bert2bert` is its training in two stages.
 

@@ -19,7 +19,7 @@ def dare(delta: Tensor, drop_rate: float, *, rescale: bool = True, generator: to
     """Drop entries of a task vector at random and rescale the rest, so that its expectation stays what it was.
 
     ``m ~ Bernoulli(p), (1 - m) delta / (1 - p)``. Paper: Yu et al. 2023, "Language Models are Super Mario",
-    arXiv:2311.03099, equation 1. The deltas of supervised finetuning (about 0.005) bear rates of 0.9 to 0.99; where
+    arXiv:2311.03099. The deltas of supervised finetuning (about 0.005) bear rates of 0.9 to 0.99; where
     deltas are ten times as large, as after continued pre-training, it fails.
 
     Args:

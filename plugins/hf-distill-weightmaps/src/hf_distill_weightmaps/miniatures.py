@@ -18,7 +18,7 @@ SHAPES = {**NAMES, **{f"{layers}/{width}": (layers, width) for layers in LAYERS 
 def miniature(teacher: PreTrainedModel, *, shape: str, seed: int | None = 0) -> Blueprint:
     """A model of the teacher's class and vocabulary in one of 24 shapes: 64 wide heads, inner width 4 times the hidden.
 
-    Paper: Turc et al. 2019, "Well-Read Students Learn Better", arXiv:1908.08962, table 1. The students there are
+    Paper: Turc et al. 2019, "Well-Read Students Learn Better", arXiv:1908.08962. The students there are
     pre-trained before they are distilled: `hf_distill_progressive.presets:well_read` is the schedule.
 
     Args:

@@ -53,7 +53,7 @@ def v_cycle(
     """Train big for a short while, coalesce, train small, and go on big with a mixture of the two.
 
     With two levels the stages are "level-1", "level-2", "level-1-again"; with three "level-1", "level-2", "level-3",
-    "level-2-again", "level-1-again". Paper: Zou et al. 2024, arXiv:2404.07999, algorithm 1. Its example for GPT-2 has
+    "level-2-again", "level-1-again". Paper: Zou et al. 2024, arXiv:2404.07999. Its example for GPT-2 has
     5,000 steps big, 50,000 small at 4 times the learning rate, 50,000 big, and alpha at 0.5.
 
     Args:

@@ -22,7 +22,7 @@ class SubModels(BatchLoss):
     them. Lower blocks run without gradient, higher ones do not run. Evaluation and the saved student are the whole
     model. The next stage, without this loss, trains all of it.
 
-    After the paper's description: Chen et al. 2022, "bert2BERT", arXiv:2110.07143, section 3.3, where l_b is 3 and the
+    After the paper's description: Chen et al. 2022, "bert2BERT", arXiv:2110.07143, where l_b is 3 and the
     first 5 of 40 epochs are trained so. Where d is `block`, embeddings are not trained unless the head is tied to them.
     DDP with gradient checkpointing needs ``ddp_find_unused_parameters: true``.
 
