@@ -100,10 +100,10 @@ def test_the_logged_loss_lacks_the_part_that_is_kept_apart(tmp_path):
 
 
 def test_a_loss_with_nobody_to_merge_with_is_trained_without_a_word(tmp_path):
-    with pytest.raises(ValueError, match="'Apart' puts its gradient together .* there are no others"):
+    with pytest.raises(ValueError, match=r"'Apart' puts its gradient together .* there are no others"):
         trainer_for(tmp_path, [{"function": Apart()}])
     both = [{"function": Apart(), "label": label} for label in ("a", "b")]
-    with pytest.raises(ValueError, match="'a' and 'b' .* only one may"):
+    with pytest.raises(ValueError, match=r"'a' and 'b' .* only one may"):
         trainer_for(tmp_path, ["task", *both])
 
 
