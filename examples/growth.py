@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 CONFIG = Path(__file__).with_name("growth.yaml")
 MODEL, OUTPUT, ALONE = Path("outputs/growth-models/big"), Path("outputs/growth"), Path("outputs/growth-alone")
-STEPS = 30 + 240 // 6 + 120  # of the big model, at the price of the V-cycle
+STEPS = 30 + 150 // 6 + 80  # of the big model, at the price of the V-cycle
 
 
 def make_model() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     if not MODEL.exists():
         make_model()
     run = subprocess.Popen(stages(CONFIG))
-    while run.poll() is None and not list(OUTPUT.glob("stages/01-level-2/trainer/checkpoint-80/trainer_state.json")):
+    while run.poll() is None and not list(OUTPUT.glob("stages/01-level-2/trainer/checkpoint-60/trainer_state.json")):
         time.sleep(0.02)
     run.kill()
     run.wait()
