@@ -307,6 +307,11 @@ class DistillationStep:
         count = batch.count(ROWS)
         if self.task_function is not None:
             mean = self.task_function(outputs, batch.labels, num_items_in_batch=count.clamp(min=1))
+        elif isinstance(outputs, Mapping) and "loss" not in outputs:
+            raise ValueError(
+                f"The task loss is the model's own, but {type(self.student).__name__} gave none for labels (outputs: "
+                f"{', '.join(outputs)}). Leave task out of the losses, or pass compute_loss_func to the trainer."
+            )
         else:
             mean = outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
         return mean.float() * count

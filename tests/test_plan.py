@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from datasets import Dataset
-from transformers import (
-    DataCollatorWithPadding,
-)
+from transformers import DataCollatorWithPadding, default_data_collator
 
 from hf_distill import DistillationTrainer
-from hf_distill.testing import causal_lm_dataset, classification_dataset, tiny_model, tiny_tokenizer
+from hf_distill.testing import causal_lm_dataset, classification_dataset, tiny_inputs, tiny_model, tiny_tokenizer
 
 from .trainers import TEXT, arguments, trainer_for
 
@@ -19,6 +17,7 @@ def error_cases():
     tokenizer = tiny_tokenizer()
     unlabeled = causal_lm_dataset(8).remove_columns("labels")
     shared = tiny_model("llama")
+    images = tiny_inputs(tiny_model("vit"))["pixel_values"]
     return {
         "unknown loss": ({"losses": ["foward_kl"]}, "did you mean 'forward_kl'"),
         "unknown parameter": ({"losses": [{"name": "jsd", "betta": 0.1}]}, "did you mean 'beta'"),
@@ -40,6 +39,15 @@ def error_cases():
         "no labels": (
             {"data": unlabeled, "collator": DataCollatorWithPadding(tokenizer)},
             "task loss needs labels",
+        ),
+        "no loss of the model's own": (
+            {
+                "model": tiny_model("deit"),
+                "teacher": tiny_model("vit"),
+                "data": Dataset.from_list([{"pixel_values": image.tolist(), "labels": 0} for image in images]),
+                "collator": default_data_collator,
+            },
+            "gave none for labels",
         ),
         "placement": ({"teacher": {"model": tiny_model("llama"), "placement": "gpu"}}, "placement is 'gpu'"),
         "sharded without deepspeed": (
