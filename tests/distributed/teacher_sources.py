@@ -15,6 +15,7 @@ from hf_distill.teachers.cached import CacheTeacher
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
 
 LEARNING_RATE = 32.0
+BY_LIKELIHOOD: dict[str, Any] = {"losses": [{"name": "alm", "weight": 100.0}], "plugins": ["tokenizers"]}
 
 
 def local(placement: str) -> LocalTeacher:
@@ -24,15 +25,21 @@ def local(placement: str) -> LocalTeacher:
     )
 
 
-def step(teacher: Any, output: Path, **options: Any) -> DistillationTrainer:
-    """Train one step and save."""
+def other_tokenizer(placement: str) -> LocalTeacher:
+    """A teacher that reads the same words in tokens of its own."""
+    tokenizer = tiny_tokenizer(vocab_size=80)
+    return LocalTeacher(tiny_model("llama", seed=1, vocab_size=80), tokenizer=tokenizer, placement=placement)
+
+
+def step(teacher: Any, output: Path, *, accumulation: int = 2, **options: Any) -> DistillationTrainer:
+    """Train one step on two examples a process and forward pass, and save."""
     AcceleratorState._reset_state()
     trainer = DistillationTrainer(
         model=tiny_model("llama", hidden_size=16),
         args=TrainingArguments(
             output_dir=str(output),
             per_device_train_batch_size=2,
-            gradient_accumulation_steps=2,
+            gradient_accumulation_steps=accumulation,
             max_steps=1,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
@@ -45,11 +52,10 @@ def step(teacher: Any, output: Path, **options: Any) -> DistillationTrainer:
             use_cpu=True,
         ),
         teacher=teacher,
-        losses=["forward_kl"],
         train_dataset=causal_lm_dataset(8),
         data_collator=DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=-100),
         processing_class=tiny_tokenizer(),
-        **options,
+        **{"losses": ["forward_kl"], **options},
     )
     trainer.train()
     trainer.save_model(str(output))
@@ -57,7 +63,7 @@ def step(teacher: Any, output: Path, **options: Any) -> DistillationTrainer:
 
 
 def main() -> None:
-    """Resident, sharded, a cache filled from a sharded source, that cache alone, and the student's own text."""
+    """Resident, sharded, a cache filled from a sharded source, that cache alone; other text, and other tokens."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--output", type=Path, required=True)
     output = parser.parse_args().output
@@ -66,6 +72,7 @@ def main() -> None:
     step(local("sharded"), output / "sharded")
     step(CacheTeacher(output / "cache", source=local("sharded"), k=64), output / "filling")
     step(CacheTeacher(output / "cache"), output / "cached")
+    step(other_tokenizer("sharded"), output / "other_tokenizer", **BY_LIKELIHOOD)
     own_text = {"name": "on_policy", "share": 1.0, "prompt_tokens": 3, "max_new_tokens": 4}
     trainer = step(local("sharded"), output / "on_policy", generator=own_text)
     trainer.end()

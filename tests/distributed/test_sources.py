@@ -15,6 +15,7 @@ from hf_distill.teachers.cache import BOUND, CacheStore
 from hf_distill.testing import tiny_model, tiny_tokenizer
 
 from .launching import launch
+from .teacher_sources import BY_LIKELIHOOD, other_tokenizer, step
 
 pytestmark = pytest.mark.distributed
 
@@ -41,6 +42,10 @@ def test_sources_give_different_gradients(tmp_path):
     assert distance("cached") == distance("filling"), "what is read is not what was used while it was filled"
     assert len(CacheStore(tmp_path / "cache")) == 8
     assert distance("on_policy") > 0.1  # other text, so another gradient
+    # A loss that computes with rows through the engine, on a teacher's own tokens: as on one process.
+    step(other_tokenizer("resident"), tmp_path / "alone", accumulation=4, **BY_LIKELIHOOD)
+    alone = gradient("alone")
+    assert ((gradient("other_tokenizer") - alone).norm() / alone.norm()).item() < 1e-4
 
 
 def test_capture_on_two_processes_shards_nothing_or_forgets_what_one_of_them_wrote(tmp_path):
