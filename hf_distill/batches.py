@@ -159,7 +159,7 @@ def refuse_cut_parts(dataset: Any, accelerator: Accelerator) -> None:
     if streamed and accelerator.num_processes > 1 and accelerator.dispatch_batches is not False:
         raise ValueError(
             "The losses read nested batches, which accelerate cannot cut for several processes. Let each process make "
-            'its own: accelerator_config={"dispatch_batches": False} in the arguments, or use data that knows its length.'
+            'its own: accelerator_config={"dispatch_batches": False} in the arguments, or use data of known length.'
         )
 
 
