@@ -49,7 +49,9 @@ BUILDERS: dict[str, dict[str, dict[str, Any]]] = {
     "weightmaps": {
         "layer_stride": {},
         "coalesce": {},
+        "decoalesce": {"hidden_size": 2 * WIDTH, "layers": 2 * DEPTH},
         "grow": {"hidden_size": 2 * WIDTH, "layers": 2 * DEPTH},
+        "miniature": {"shape": "tiny"},
     },
 }
 WORKS, REFUSED, FAILS = "works", "does not apply", "fails"
