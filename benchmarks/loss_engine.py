@@ -34,7 +34,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import torch.nn.functional as F
-from row_losses import num_teachers, row_columns, row_loss, row_loss_names
+from row_losses import num_teachers, row_columns, row_loss, row_loss_names, temperature
 from torch import Tensor, nn
 
 from hf_distill.heads import Head
@@ -97,7 +97,8 @@ def plain(problem: Problem, loss: str) -> tuple[Tensor, ...]:
     teacher = (problem.teacher_states @ problem.teacher_weight.T).float()
     if loss not in BETAS:
         teachers = [teacher] * _num_teachers(loss)
-        return problem.gradients(_function(loss)(student, *teachers, **_columns(problem, loss)).sum() / len(student))
+        values = _function(loss)(student, *teachers, **_columns(problem, loss), **temperature(loss))
+        return problem.gradients(values.sum() / len(student))
     log_q, log_p = student.log_softmax(-1), teacher.log_softmax(-1)
     if loss == "forward_kl":
         value = F.kl_div(log_q, log_p, log_target=True, reduction="sum")

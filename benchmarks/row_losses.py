@@ -1,4 +1,4 @@
-"""The registered row losses of the core and of hf-distill-lm, made and set up, for `loss_engine.py` to measure."""
+"""The registered row losses of the core and of its packages, made and set up, for `loss_engine.py` to measure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from hf_distill import Plugins, RowLoss
 from hf_distill.losses.engine import RowTerm
 
-PACKAGES = ("lm",)
+PACKAGES = ("lm", "classification")
+OPTIONS = {"ferkd": {"lower": 0.2, "middle": 0.6}}  # what has no default
 
 
 @functools.cache
@@ -30,8 +31,8 @@ def row_loss_names() -> list[str]:
 
 @functools.cache
 def row_loss(name: str) -> Callable[..., Tensor]:
-    """The loss with its default options; set up, where it is a module."""
-    function: Callable[..., Tensor] = registry().losses.create(name)
+    """The loss with its options; set up, where it is a module."""
+    function: Callable[..., Tensor] = registry().losses.create(name, OPTIONS.get(name, {}))
     if isinstance(function, RowLoss):
         torch.manual_seed(0)
         function.setup(nn.Module(), None, None)
@@ -40,9 +41,17 @@ def row_loss(name: str) -> Callable[..., Tensor]:
 
 def num_teachers(name: str) -> int:
     """How many teachers' logits the loss takes."""
+    return sum(parameter.endswith("_logits") for parameter in _parameters(name)) - 1
+
+
+def temperature(name: str) -> dict[str, float]:
+    """What the engine gives to losses that ask for the temperature."""
+    return {"temperature": 1.0} if "temperature" in _parameters(name) else {}
+
+
+def _parameters(name: str) -> list[str]:
     function = row_loss(name)
-    parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
-    return sum(parameter.endswith("_logits") for parameter in parameters) - 1
+    return list(inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters)
 
 
 def row_columns(name: str, rows: int, vocab: int, device: str) -> dict[str, Tensor]:

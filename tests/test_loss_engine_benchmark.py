@@ -20,7 +20,7 @@ def benchmark(monkeypatch):
 
 
 def test_a_registered_row_loss_has_no_row(benchmark):
-    losses = Plugins(["lm"]).losses
+    losses = Plugins(["lm", "classification"]).losses
     expected = {
         component.name
         for component in losses
