@@ -12,6 +12,7 @@ line between its neighbours.
 from __future__ import annotations
 
 import bisect
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -154,9 +155,10 @@ class LatencyTable:
         return self.rest + sum(parts)
 
     def speed_up(self, heads: Sequence[int], columns: Sequence[int]) -> float:
-        """How many times as fast as the whole model that is."""
+        """How many times as fast as the whole model that is; infinitely, where nothing is left that takes time."""
         whole = self.seconds([max(self.attention)] * self.num_blocks, [max(self.mlp)] * self.num_blocks)
-        return whole / self.seconds(heads, columns)
+        seconds = self.seconds(heads, columns)
+        return whole / seconds if seconds > 0 else math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,6 +63,7 @@ def test_a_pruned_model_takes_the_sum_of_its_parts():
     assert TABLE.seconds([3], [25]) == pytest.approx(0.2 + 0.4 + 0.25), "between its neighbours"
     assert TABLE.speed_up([4, 4], [40, 40]) == 1.0
     assert TABLE.speed_up([0, 4], [0, 40]) == pytest.approx(2.0 / 1.1)
+    assert replace(TABLE, rest=0.0).speed_up([0, 0], [0, 0]) == math.inf
     with pytest.raises(ValueError, match="sizes from 0 to 4, and none for 5"):
         TABLE.seconds([5], [0])
 
