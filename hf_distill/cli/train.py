@@ -99,6 +99,7 @@ def run(
     from rich.console import Console
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+    from ..checkpoints import last_complete_checkpoint
     from .progress import TrainingProgress
 
     arguments, data_spec, tokenizer_name = parse(config, overrides)
@@ -118,6 +119,10 @@ def run(
         trainer.add_callback(callback)
     try:
         outcome = trainer.train(resume_from_checkpoint=resume or arguments.resume_from_checkpoint)
+    except KeyboardInterrupt:
+        if last_complete_checkpoint(str(arguments.output_dir)) is not None:
+            console.print(f"what is saved in {arguments.output_dir} goes on with --resume", soft_wrap=True)
+        raise
     finally:
         progress.close()
     metrics = dict(outcome.metrics)
@@ -196,6 +201,9 @@ def tokenizer_for(arguments: DistillationArguments, name: str | None) -> PreTrai
 def _load(source: Any) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    from ..students.opening import refuse_missing_folder
+
+    refuse_missing_folder(source)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:

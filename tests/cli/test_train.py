@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import yaml
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from hf_distill.cli.main import main
@@ -173,6 +174,18 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(config, tmp_path):
     assert losses("parts") == pytest.approx(losses("whole"), rel=1e-6)
 
 
+def test_an_interrupted_run_does_not_say_how_it_goes_on(config, capsys):
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    path = config(max_steps=3, save_steps=1, save_strategy="steps")
+    with pytest.raises(KeyboardInterrupt):
+        run(read_config(path), console=Console(), callbacks=[Interrupt()])
+    assert "goes on with --resume" in capsys.readouterr().out
+
+
 def test_there_is_nothing_to_resume_from(config, capsys):
     assert main(["train", config(), "--resume"]) == 2
     assert "no complete checkpoint to resume from" in capsys.readouterr().err
@@ -190,6 +203,7 @@ def test_there_is_nothing_to_resume_from(config, capsys):
         ({"data": None}, [], "data is None; expected where text comes from"),
         ({"data": {"texts": "python", "max_lenght": 8}}, [], "no option 'max_lenght' (did you mean 'max_length'?)"),
         ({"losses": ["forward_lk"]}, [], "did you mean 'forward_kl'"),
+        ({"teacher": "path/to/nothing"}, [], "There is no folder 'path/to/nothing'"),
         ({"teacher": None}, [], "say tokenizer: path"),
         ({"plugins": ["dkk"]}, [], "there is no plugin 'dkk'"),
     ],
