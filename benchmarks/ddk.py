@@ -36,11 +36,12 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from hf_distill import DistillationArguments, DistillationTrainer
-from hf_distill.cli.demo import FULL, arms, quiet_libraries, teacher_recipe
-from hf_distill.cli.demo_report import perplexities
-from hf_distill.cli.demo_teacher import read_record, teacher_folder
-from hf_distill.cli.train import run
 from hf_distill.data.language_modeling import load_packed_text
+from hf_distill.demo.command import FULL, arms, teacher_recipe
+from hf_distill.demo.report import perplexities
+from hf_distill.demo.teacher import read_record, teacher_folder
+from hf_distill.drivers.console import quiet_libraries
+from hf_distill.drivers.training import run
 
 NATURAL, DDK = "natural", "DDK"
 SHARED = Path(os.environ.get("HF_DISTILL_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -37,9 +37,9 @@ import torch.nn.functional as F
 from row_losses import num_teachers, row_columns, row_loss, row_loss_names, temperature
 from torch import Tensor, nn
 
-from hf_distill.heads import Head
+from hf_distill.batch.signals import Rows
 from hf_distill.losses.engine import RowTerm, row_losses
-from hf_distill.signals import Rows
+from hf_distill.models.heads import Head
 
 MEGABYTE = 1e6
 METHODS = ("bare", "plain", "liger", "trl", "engine")

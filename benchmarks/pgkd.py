@@ -43,7 +43,7 @@ import transformers
 from pgkd_students import FrozenTask, encoder_folder, load_encoder
 
 from hf_distill import Plugins, ProposedRow, RoundContext, RoundGenerator, RoundsDriver, TextClassification
-from hf_distill.cli.demo import quiet_libraries
+from hf_distill.drivers.console import quiet_libraries
 
 SHARED = Path(os.environ.get("HF_DISTILL_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 NUM_SEED_ROWS, NUM_VALIDATION, RARITY = 800, 200, 5

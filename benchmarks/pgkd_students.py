@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from hf_distill import ClassReport, Predictions, build_student
-from hf_distill.data.class_report import class_report
-from hf_distill.drivers.round_files import write_folder
-from hf_distill.drivers.tasks import RoundTask
+from hf_distill.drivers.files import write_folder
+from hf_distill.rounds.class_report import class_report
+from hf_distill.rounds.tasks import RoundTask
 
 EPOCHS, PATIENCE, BATCH_SIZE, LEARNING_RATE = 30, 5, 64, 3e-3
 Rows = Sequence[dict[str, Any]]

@@ -43,7 +43,11 @@ import transformers
 from teacher_logits import BIG, LENGTH, SHARED, Source, sources
 from torch import Tensor
 
-from hf_distill.teachers.cache import BOUND, CacheStore, CacheWriter, Manifest, TokenRows, by_frequency
+from hf_distill.cache.manifest import Manifest
+from hf_distill.cache.ordering import by_frequency
+from hf_distill.cache.rows import BOUND, TokenRows
+from hf_distill.cache.store import CacheStore
+from hf_distill.cache.writer import CacheWriter
 
 BATCH = 8  # sequences read at once
 CAPTURE = 1_000_000  # tokens that share the order of the vocabulary

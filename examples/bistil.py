@@ -23,7 +23,7 @@ from datasets import Dataset
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForMaskedLM, EvalPrediction, PreTrainedTokenizerBase
 
-from hf_distill import Plugins, StageData, build_student, load_student
+from hf_distill import Plugins, TrainingData, build_student, load_student
 
 CONFIG = Path(__file__).with_name("bistil.yaml")
 MODELS, OUTPUT = Path("outputs/bistil-models"), Path("outputs/bistil")
@@ -41,7 +41,7 @@ def sentences(language: str) -> list[str]:
     return [one for line in lines for one in json.loads(line)["text"].split(". ") if len(one) > 20]
 
 
-def capitals(tokenizer: PreTrainedTokenizerBase, *, train: str, test: str) -> StageData:
+def capitals(tokenizer: PreTrainedTokenizerBase, *, train: str, test: str) -> TrainingData:
     """Which words begin with a capital, told from lower case: a file of text to learn from, and one to measure."""
 
     def encode(path: str) -> Dataset:
@@ -60,7 +60,7 @@ def capitals(tokenizer: PreTrainedTokenizerBase, *, train: str, test: str) -> St
         return {"f1": float(2 * (found & wanted).sum() / max(found.sum() + wanted.sum(), 1))}
 
     collator = transformers.DataCollatorForTokenClassification(tokenizer)
-    return StageData(encode(train), encode(test), None, collator, ["small", "capital"], f1)
+    return TrainingData(encode(train), encode(test), None, collator, ["small", "capital"], f1)
 
 
 def make_models() -> None:

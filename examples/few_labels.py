@@ -21,7 +21,7 @@ import yaml
 from datasets import Dataset
 
 from hf_distill import DistillationArguments, DistillationTrainer, load_labelled_texts
-from hf_distill.drivers.fresh_classifier import fresh_classifier
+from hf_distill.rounds.fresh_classifier import fresh_classifier
 
 
 @dataclass

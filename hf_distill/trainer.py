@@ -20,22 +20,22 @@ from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
-from .auxiliary import auxiliary_state, load_auxiliary, save_auxiliary
-from .batches import BatchReader, KeepExtraColumns, num_real_examples, refuse_cut_parts
-from .checkpoints import last_complete_checkpoint, warn_of_other_versions
+from .batch.reader import BatchReader, KeepExtraColumns, num_real_examples, refuse_cut_parts
+from .batch.signals import Batch, StepInfo
+from .batch.views import CollateViews
 from .data.loader import IntervalLoader
 from .data.probe import DomainProbe
-from .events import TrainerEvents
-from .gradients import SeparateGradient, separate_loss
-from .meter import Meter, means, named_for_log, peak_memory_mb
-from .plan import Plan, uses_fsdp
-from .processes import check_processes, end_processes_in_order, sum_over_processes
-from .rewriting import rewrite
-from .selection import make_interval_loader, make_probe
-from .signals import Batch, Clock
-from .step import DistillationStep, StepResult
-from .taps import Taps
-from .views import CollateViews
+from .models.features import Taps
+from .training.callback import TrainerEvents
+from .training.checkpoints import last_complete_checkpoint, warn_of_other_versions
+from .training.distributed import check_processes, end_processes_in_order, sum_over_processes
+from .training.loss_state import auxiliary_state, load_auxiliary, save_auxiliary
+from .training.meter import Meter, means, named_for_log, peak_memory_mb
+from .training.plan import Plan, uses_fsdp
+from .training.rewriting import rewrite
+from .training.selection import make_interval_loader, make_probe
+from .training.separate_gradients import SeparateGradient, separate_loss
+from .training.step import DistillationStep, StepResult
 
 logger = logging.get_logger(__name__)
 
@@ -118,7 +118,7 @@ class DistillationTrainer(Trainer):
         model = super().call_model_init(trial)
         if self.plan.active:
             self._fit(model, getattr(self, "processing_class", None), self.args)
-            self.plan.show_data(getattr(self, "train_dataset", None))
+            self.plan.pass_train_dataset(getattr(self, "train_dataset", None))
         return model
 
     def _start(self) -> None:
@@ -136,7 +136,7 @@ class DistillationTrainer(Trainer):
         self.add_callback(TrainerEvents(self))
         if self._separate is not None:
             self._separate.check(self.accelerator)
-        self.plan.show_data(self.train_dataset)
+        self.plan.pass_train_dataset(self.train_dataset)
         if self.plan.distils:
             # A sum over counts of the whole optimizer step, which Trainer must not divide again.
             self.loss_is_scaled_for_ga = True
@@ -294,15 +294,15 @@ class DistillationTrainer(Trainer):
 
     def after_optimizer_step(self) -> None:
         """Move what keeps time; called once per optimizer step on every process."""
-        timed = [loss.module for loss in self.plan.losses if loss.module is not None and loss.module.keeps_time]
+        timed = [loss.module for loss in self.plan.losses if loss.module is not None and loss.module.has_step_state]
         if timed:
-            clock = Clock(
+            info = StepInfo(
                 step=self.state.global_step,
                 max_steps=self.state.max_steps,
                 losses=means(self._step_meter.read(self.args.device)),
             )
             for loss in timed:
-                loss.advance(clock)
+                loss.on_step_end(info)
         self._log_meter.merge(self._step_meter)
         self._step_meter.clear()
         if self.plan.selector is not None and self.state.global_step % self.plan.selector.interval == 0:

@@ -104,9 +104,9 @@ def private_imports(tree: ast.Module, public: set[str], modules: tuple[str, ...]
 
 
 def test_the_graph_sees_relative_absolute_and_package_imports():
-    assert "hf_distill.registry" in graph()["hf_distill.plugins"]
-    assert "hf_distill.builtins" in graph()["hf_distill.plugins"], "from . import module"
-    assert "hf_distill.plugins" in graph()["hf_distill.cli.main"], "from ..module import name"
+    assert "hf_distill.plugins.registry" in graph()["hf_distill.plugins.manager"]
+    assert "hf_distill.plugins.builtins" in graph()["hf_distill.plugins.manager"], "from . import module"
+    assert "hf_distill.plugins.manager" in graph()["hf_distill.cli.main"], "from ..module import name"
     assert "hf_distill.trainer" not in graph()["hf_distill.hookspecs"], "only under TYPE_CHECKING"
     assert "hf_distill.hookspecs" in reached_from("cli")
 
@@ -150,19 +150,19 @@ def test_plugins_import_only_public_names():
 def test_private_imports_of_a_plugin_are_seen_in_every_spelling():
     source = """
 import hf_distill
-import hf_distill.step
+import hf_distill.training.step
 from hf_distill import Signal, taps
 from hf_distill.losses.base import RowLoss
 from hf_distill.testing import tiny_llama
 hf_distill.hookimpl
-hf_distill.registry
+hf_distill.plugins.registry
 """
     found = private_imports(ast.parse(source), set(hf_distill.__all__), ("hf_distill.testing",))
     assert found == [
         "from hf_distill import taps",
         "hf_distill.losses.base RowLoss",
-        "hf_distill.step",
-        "hf_distill.registry",
+        "hf_distill.training.step",
+        "hf_distill.plugins.registry",
     ]
 
 

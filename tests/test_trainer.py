@@ -172,10 +172,10 @@ class Drifting(RowLoss):
         target = teacher_logits.softmax(-1)
         return (self.scale**2 + self.steps) * -(target * student_logits.log_softmax(-1)).sum(-1)
 
-    def advance(self, clock):
+    def on_step_end(self, info):
         self.steps += 1
-        self.seen.fill_(clock.losses["Drifting"])
-        assert clock.step == int(self.steps)
+        self.seen.fill_(info.losses["Drifting"])
+        assert info.step == int(self.steps)
 
 
 class Swinging(MixtureSelector):

@@ -11,7 +11,7 @@ from experiments.language_models import measure_lm, text
 from hf_distill_weightmaps.presets import v_cycle
 from transformers import PreTrainedModel, default_data_collator
 
-from hf_distill import StageData, StagesDriver, load_student
+from hf_distill import StagesDriver, TrainingData, load_student
 
 from . import stories
 
@@ -30,7 +30,7 @@ def cycle(seed: int, alpha: float) -> dict[str, float]:
         "level-1-again": {"max_steps": AGAIN},
     }
     stages = v_cycle(alpha=alpha, changes=changes)
-    data = StageData(text()["train"], collator=default_data_collator)
+    data = TrainingData(text()["train"], collator=default_data_collator)
     with tempfile.TemporaryDirectory() as folder:
         student = stories.new_model(stories.BIG, seed=seed)
         driver = StagesDriver(

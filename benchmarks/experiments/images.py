@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from hf_distill import DistillationTrainer, LocalTeacher
-from hf_distill.cli.demo_teacher import home
+from hf_distill.demo.teacher import home
 
 from .classifiers import some_of_each
 from .language_models import compare

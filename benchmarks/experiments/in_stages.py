@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling, DataCollatorWithPadding
 
-from hf_distill import StageData, StagesDriver, load_student
+from hf_distill import StagesDriver, TrainingData, load_student
 
 from . import classifiers
 from .frame import SHARED
@@ -50,11 +50,11 @@ def run_stages(
         return load_student(driver.run().folder).eval()
 
 
-def task_data(per_class: int, *, seed: int, labels: bool = True) -> StageData:
+def task_data(per_class: int, *, seed: int, labels: bool = True) -> TrainingData:
     """Some texts of each of the 45 intents, for a stage."""
     rows = classifiers.some_of_each(classifiers.data()["train"], per_class, seed=seed)
     rows = rows if labels else rows.remove_columns("labels")
-    return StageData(rows, collator=DataCollatorWithPadding(classifiers.tokenizer()))
+    return TrainingData(rows, collator=DataCollatorWithPadding(classifiers.tokenizer()))
 
 
 @functools.cache
@@ -66,11 +66,11 @@ def general_rows() -> Dataset:
     return Dataset.from_dict({name: found[name] for name in ("input_ids", "attention_mask")})
 
 
-def general_data(*, masked: bool = False) -> StageData:
+def general_data(*, masked: bool = False) -> TrainingData:
     """The other domains' texts, for a stage; masked for the pre-training of encoders."""
     tokenizer = classifiers.tokenizer()
     collator = DataCollatorForLanguageModeling(tokenizer) if masked else DataCollatorWithPadding(tokenizer)
-    return StageData(general_rows(), collator=collator)
+    return TrainingData(general_rows(), collator=collator)
 
 
 def new_masked_lm(shape: Mapping[str, Any], *, seed: int) -> BertForMaskedLM:

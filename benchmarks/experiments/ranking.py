@@ -41,7 +41,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_distill.cli.demo_teacher import home
+from hf_distill.demo.teacher import home
 
 from .frame import SHARED
 from .training import remembered, train

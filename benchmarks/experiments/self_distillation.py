@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hf_distill_progressive.presets import generations
 
-from hf_distill import StageData
+from hf_distill import TrainingData
 
 from . import images
 from .frame import Experiment
@@ -15,7 +15,7 @@ GENERATIONS, STEPS = 5, 100
 
 def last_generation(alpha: float, *, seed: int) -> dict[str, float]:
     """Accuracy after all generations, each of which begins anew."""
-    rows = StageData(images.some_of_each(images.data()["train"], 10, seed=seed))
+    rows = TrainingData(images.some_of_each(images.data()["train"], 10, seed=seed))
     made: list[int] = []
 
     def student() -> object:

@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
-from ..plugins import Plugins
-from ..registry import PluginError
+from .._version import __version__
+from ..plugins.manager import Plugins
+from ..plugins.registry import PluginError
 
 PLUGINS_VARIABLE = "HF_DISTILL_PLUGINS"
 

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from string import Template
 
-from .. import __version__
-from ..plugins import Plugins
+from .._version import __version__
+from ..plugins.manager import Plugins
 
 # The registry of each kind, in which a name may be taken already.
 KINDS = {

@@ -15,7 +15,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
-from ..registry import did_you_mean
+from ..plugins.registry import did_you_mean
 from .docstrings import load_docstrings
 from .texts import position
 

@@ -20,8 +20,8 @@ from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..registry import did_you_mean
-from ..signals import IGNORE_INDEX
+from ..batch.signals import IGNORE_INDEX
+from ..plugins.registry import did_you_mean
 from .texts import load_texts, split_of
 
 logger = logging.get_logger(__name__)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..signals import IGNORE_INDEX
+from ..batch.signals import IGNORE_INDEX
 
 RowFunction = Callable[[Tensor, Tensor], Tensor]
 """Student and teacher logits, both ``[n, V]``, to ``[n]``: a row loss, or anything else that compares two rows."""

@@ -1,1 +1,1 @@
-"""What runs several trainings, one after another."""
+"""What runs whole trainings: one from a file, and several in stages."""

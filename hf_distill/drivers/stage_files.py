@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .round_files import read_json, write_folder, write_json
+from .files import read_json, write_folder, write_json
 
 RECORD = "record.json"
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..arguments import DistillationArguments
-from ..plugins import Plugins
-from ..registry import did_you_mean
+from ..plugins.manager import Plugins
+from ..plugins.registry import did_you_mean
 from .stage_stop import StopRule
 
 PREVIOUS, INITIAL = "previous", "initial"
@@ -42,7 +42,7 @@ class Stage:
             losses own is always trained.
         teacher: what `DistillationTrainer` takes; ``{"stage": name}`` is the student of an earlier stage.
         losses, selector, generator: what `DistillationTrainer` takes.
-        data: see `hf_distill.drivers.stage_data`.
+        data: see `hf_distill.data.training_data`.
         stop: see `StopRule`.
         arguments: other fields of `DistillationArguments`.
     """

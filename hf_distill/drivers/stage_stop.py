@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..registry import did_you_mean
+from ..plugins.registry import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,12 @@ from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
-from ..auxiliary import ATTRIBUTE, FILE
-from ..plan import Plan
-from ..plugins import Plugins
-from ..registry import did_you_mean
+from ..plugins.manager import Plugins
+from ..plugins.registry import did_you_mean
 from ..students import build_student, load_student, transform
 from ..students.weights import whole_weights
+from ..training.loss_state import ATTRIBUTE, FILE
+from ..training.plan import Plan
 from .stage_spec import Stage
 
 logger = logging.get_logger(__name__)

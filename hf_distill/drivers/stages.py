@@ -28,13 +28,13 @@ from transformers import HfArgumentParser, PreTrainedTokenizerBase, PrinterCallb
 from transformers.utils import logging
 
 from ..arguments import DistillationArguments
-from ..checkpoints import last_complete_checkpoint
-from ..plugins import Plugins
+from ..data.training_data import TrainingData, load_training_data
+from ..plugins.manager import Plugins
 from ..students import load_student
 from ..trainer import DistillationTrainer
+from ..training.checkpoints import last_complete_checkpoint
+from .files import write_folder
 from .first_process import on_first_process
-from .round_files import write_folder
-from .stage_data import StageData, load_stage_data
 from .stage_files import StageFiles, StageRecord
 from .stage_spec import INITIAL, PREVIOUS, Stage, as_json, parse_stages, reference
 from .stage_stop import Stop
@@ -122,7 +122,7 @@ class StagesDriver:
     def _train(self, index: int, args: DistillationArguments) -> None:
         stage = self.stages[index]
         with args.main_process_first(desc="loading data"):
-            data = load_stage_data(stage.data, self.tokenizer, stage=stage.name)
+            data = load_training_data(stage.data, self.tokenizer, stage=stage.name)
         if stage.stop is not None and (data.evaluation is None or args.eval_strategy == "no"):
             raise ValueError(
                 f"The stage {stage.name!r} has a stop rule, which looks at evaluations, but it "
@@ -141,7 +141,7 @@ class StagesDriver:
         gc.collect()  # the engine and the optimizer of this stage, before those of the next
 
     def _trainer(
-        self, stage: Stage, args: DistillationArguments, data: StageData, model: Any, index: int
+        self, stage: Stage, args: DistillationArguments, data: TrainingData, model: Any, index: int
     ) -> DistillationTrainer:
         callbacks = [*(self.callbacks(stage.name) if self.callbacks is not None else ())]
         if stage.stop is not None:
@@ -204,7 +204,7 @@ class StagesDriver:
 
     # ---- Where things come from ----
 
-    def _start(self, index: int, args: DistillationArguments, data: StageData) -> str | Path:
+    def _start(self, index: int, args: DistillationArguments, data: TrainingData) -> str | Path:
         """Where the student is as a stage begins; made on the first process where it is nowhere yet."""
         stage, source = self.stages[index], self._source(index)
         if isinstance(source, (str, Path)) and stage.model_class is None and not stage.transforms:

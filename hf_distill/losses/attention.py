@@ -37,7 +37,7 @@ class AttentionTransfer(FeatureLoss):
         kind: "scores_mse" or "probabilities_kl".
         heads: "each" compares head with head, "mean" the averages over heads (of scores, or of probabilities), "auto"
             each where student and teacher have equally many and the averages otherwise.
-        layers: pairs of blocks, see `hf_distill.taps.match_layers`.
+        layers: pairs of blocks, see `hf_distill.models.features.match_layers`.
         stack: "encoder" or "decoder" of an encoder-decoder; the default is its decoder (self-attention).
     """
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..signals import Batch, Clock, Signal
-from ..views import TeacherView
+from ..batch.signals import Batch, Signal, StepInfo
+from ..batch.views import TeacherView
 
 
 class Loss(nn.Module):
@@ -19,7 +19,7 @@ class Loss(nn.Module):
 
     Attributes:
         columns: data set columns that it reads from `Batch.extras`.
-        label: what it is called in this run, and its mean in `Clock.losses`; set by the trainer.
+        label: what it is called in this run, and its mean in `StepInfo.losses`; set by the trainer.
     """
 
     columns: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Loss(nn.Module):
             ValueError: the models lack what the loss needs; says what was found and what to do.
         """
 
-    def see_data(self, dataset: Any) -> None:
+    def on_train_dataset(self, dataset: Any) -> None:
         """Look at the training data once, where the loss needs its statistics (how many examples there are of a class).
 
         Called when the trainer is built, after `setup`, equally on all processes; not where there is no training data.
@@ -47,13 +47,13 @@ class Loss(nn.Module):
             dataset: the trainer's ``train_dataset``, before it is shuffled or collated.
         """
 
-    def advance(self, clock: Clock) -> None:
+    def on_step_end(self, info: StepInfo) -> None:
         """Move state that follows the training's clock; called once per optimizer step, equally on all processes."""
 
     @property
-    def keeps_time(self) -> bool:
-        """Whether `advance` does anything; the statistics that it is given cost a reduction a step."""
-        return type(self).advance is not Loss.advance
+    def has_step_state(self) -> bool:
+        """Whether `on_step_end` does anything; the statistics that it is given cost a reduction a step."""
+        return type(self).on_step_end is not Loss.on_step_end
 
 
 class RowLoss(Loss):
@@ -82,7 +82,7 @@ class BatchLoss(Loss):
 
     Attributes:
         items: what the sum runs over, "rows", "tokens" or "examples".
-        student_taps, teacher_taps: names of the features to capture (see `hf_distill.taps`); may be set in `setup`.
+        student_taps, teacher_taps: features to capture (names: `hf_distill.models.features`); may be set in `setup`.
         student_parts, teacher_parts: which parts of a nested batch each model is run on; the signals then have a signal
             for each of them (`Signal.parts`), and nothing for the batch around them. All passes of the student are one
             pass of the wrapper around it (DDP, ZeRO), and parts that several losses read are run once. A loss of flat
@@ -92,7 +92,7 @@ class BatchLoss(Loss):
         separate_gradients: whether the gradient of this loss is kept apart from that of all others, for
             `merge_gradients`. Costs a second backward pass of what it reads, and memory for a second gradient; one
             loss of a run may, and there must be others. Not under DeepSpeed and FSDP, which divide gradients up.
-        view: how its teacher sees a batch, where not as the student does; set by the trainer to what `show` gives.
+        view: how its teacher sees a batch, where not as the student does; set to what `make_teacher_view` gives.
     """
 
     items: ClassVar[str] = "tokens"
@@ -106,7 +106,7 @@ class BatchLoss(Loss):
     separate_gradients: bool = False
     view: TeacherView | None = None
 
-    def show(
+    def make_teacher_view(
         self,
         tokenizer: PreTrainedTokenizerBase | None,
         teacher_tokenizer: PreTrainedTokenizerBase | None,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..signals import IGNORE_INDEX
+from ..batch.signals import IGNORE_INDEX
 from . import sparse
-from .rowwise import at_least_float32, rowwise
+from .rowwise import as_float32, rowwise
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -160,15 +160,15 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
     Paper: Ba and Caruana (2014), arXiv:1312.6184, eq. 2; Kim et al. (2021), arXiv:2105.08919.
     """
-    teacher = at_least_float32(teacher_logits.detach())
-    difference = (at_least_float32(student_logits) - teacher).masked_fill(teacher == -torch.inf, 0.0)
+    teacher = as_float32(teacher_logits.detach())
+    difference = (as_float32(student_logits) - teacher).masked_fill(teacher == -torch.inf, 0.0)
     return difference.square().mean(-1)
 
 
 def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
     """-log q of the label, ``[n]``; zero where the label is `IGNORE_INDEX`: the usual loss of the task."""
     return torch.nn.functional.cross_entropy(
-        at_least_float32(student_logits), labels, ignore_index=IGNORE_INDEX, reduction="none"
+        as_float32(student_logits), labels, ignore_index=IGNORE_INDEX, reduction="none"
     )
 
 

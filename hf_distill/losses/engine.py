@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..heads import Head, called_inside, gathered
-from ..signals import Rows, SparseRows
+from ..batch.signals import Rows, SparseRows
+from ..models.heads import Head, gathered, run_in_first_forward
 from .objective import LABELS, Objective, RowTerm
 from .projection import accumulator, make_projection, product_type
-from .rowwise import at_least_float32
+from .rowwise import as_float32
 
 __all__ = ["RowResult", "RowTerm", "row_losses", "row_values"]
 
@@ -87,7 +87,7 @@ def row_losses(
             with gathered([*head, *objective.owned]):
                 return _Chunked.apply(run, states, *parameters)  # type: ignore[no-any-return, no-untyped-call]
 
-        total, sums = called_inside(objective.modules, node)(student.tensor)
+        total, sums = run_in_first_forward(objective.modules, node)(student.tensor)
     named = {term.name: value for term, value in zip(terms, sums.unbind(), strict=False)}
     if objective.observed is None:
         return RowResult(total, named)
@@ -117,7 +117,7 @@ def row_values(
     def keeping(function: Callable[..., Tensor], kept: list[Tensor]) -> Callable[..., Tensor]:
         @functools.wraps(function)
         def keep(*arguments: Tensor, **options: Tensor) -> Tensor:
-            kept.append(at_least_float32(function(*arguments, **options)))
+            kept.append(as_float32(function(*arguments, **options)))
             return kept[-1]
 
         vars(keep).pop("on_sparse", None)  # which would go past what is kept here

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..blocks import hidden_width
+from ..models.layers import hidden_width
+from .feature_projections import make_projections
 from .matching import FeatureLoss
-from .projections import make_projections
 
 
 class HiddenLoss(FeatureLoss):

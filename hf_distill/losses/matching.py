@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..blocks import is_encoder_decoder, match_layers
-from ..signals import Batch, Signal
+from ..batch.signals import Batch, Signal
+from ..models.layers import is_encoder_decoder, match_layers
 from .base import BatchLoss
+from .rowwise import as_float32
 
 
 class FeatureLoss(BatchLoss):
@@ -23,7 +24,7 @@ class FeatureLoss(BatchLoss):
     Subclasses define `tap_names`, the features of one pair of layers, and `values`.
 
     Args:
-        layers: pairs of blocks, see `hf_distill.taps.match_layers`.
+        layers: pairs of blocks, see `hf_distill.models.features.match_layers`.
         stack: "encoder" or "decoder" of an encoder-decoder; the default is its decoder.
     """
 
@@ -104,8 +105,8 @@ class FeatureLoss(BatchLoss):
         total = torch.zeros((), dtype=torch.float32, device=mask.device)
         with torch.autocast(mask.device.type, enabled=False):
             for pair, (student_block, teacher_block) in enumerate(self.pairs):
-                ours = [in_float32(student.features[name]) for name in self.tap_names(student_block)]
-                theirs = [in_float32(teacher.features[name]).detach() for name in self.tap_names(teacher_block)]
+                ours = [as_float32(student.features[name]) for name in self.tap_names(student_block)]
+                theirs = [as_float32(teacher.features[name]).detach() for name in self.tap_names(teacher_block)]
                 self._check_positions(ours[0], theirs[0], mask)
                 values = self.values(pair, ours, theirs, mask)
                 total = total + (values.mean(-1) if mask.dim() == 1 else values).sum()
@@ -119,11 +120,6 @@ class FeatureLoss(BatchLoss):
                 f"{type(self).__name__}: the student's features have {ours} examples and positions, the teacher's "
                 f"{theirs}, the batch's mask {tuple(mask.shape)}; both models must see the same tokens."
             )
-
-
-def in_float32(tensor: Tensor) -> Tensor:
-    """At least float32."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def kl_divergence(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:

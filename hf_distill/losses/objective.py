@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..heads import without_hooks
-from ..registry import attribute_errors
-from ..signals import Rows, SparseRows
-from .rowwise import at_least_float32, log_probabilities
+from ..batch.signals import Rows, SparseRows
+from ..models.heads import without_hooks
+from ..plugins.registry import ErrorContext
+from .rowwise import as_float32, log_probabilities
 
 LABELS = "labels"
 TEMPERATURE = "temperature"
@@ -121,7 +121,7 @@ class Objective:
                     f"The loss {term.name!r} reads {missing[0]}, but the batch has none. Add such a column to the "
                     "data, or leave the loss out."
                 )
-        like = at_least_float32(student.tensor.new_empty(0))
+        like = as_float32(student.tensor.new_empty(0))
         self.scales = torch.stack([torch.as_tensor(term.scale, dtype=like.dtype, device=like.device) for term in terms])
         self.modules = [term.function for term in terms if isinstance(term.function, nn.Module)]
         self.owned = [parameter for module in self.modules for parameter in module.parameters()]
@@ -180,12 +180,12 @@ class Objective:
             options: dict[str, Any] = {name: columns[name] for name in reads} | settings
             if not term.teachers:
                 arguments.append(options.pop(LABELS))
-            with attribute_errors(term.source):
+            with ErrorContext(term.source):
                 if stand_ins and isinstance(function, nn.Module):
                     values = _call_with(function, stand_ins, arguments, options)
                 else:
                     values = function(*arguments, **options)
-            sums.append(at_least_float32(values).sum() * term.temperature**2)
+            sums.append(as_float32(values).sum() * term.temperature**2)
         if self.observed is not None:
             name, width = self.observed
             entropy, best = _entropy_and_best(teachers[name], width)
@@ -212,8 +212,8 @@ def _call_with(
 
 def _finish(logits: Tensor, rows: Rows) -> Tensor:
     """Logits as the model itself gives them, in the type that losses are computed in."""
-    logits = at_least_float32(logits)
-    return logits if rows.head is None else at_least_float32(rows.head.finish(logits))
+    logits = as_float32(logits)
+    return logits if rows.head is None else as_float32(rows.head.finish(logits))
 
 
 def _leading(logits: Tensor | SparseRows, width: int, temperature: float = 1.0) -> Tensor:

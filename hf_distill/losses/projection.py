@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..heads import Head
+from ..models.heads import Head
 
 _TILE_BYTES = 16 * 2**20
 _TILE_COLUMNS = 2**14

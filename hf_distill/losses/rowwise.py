@@ -19,14 +19,14 @@ StudentFormula = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 Formula = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 
-def at_least_float32(logits: Tensor) -> Tensor:
-    """`logits` in the type that losses are computed in: float32, or float64 where given so."""
-    return logits if logits.dtype == torch.float64 else logits.float()
+def as_float32(tensor: Tensor) -> Tensor:
+    """`tensor` in the type that losses are computed in: float32, or float64 where given so."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
     """Log-softmax over the last dimension with a floor, ``[n, V]``."""
-    return torch.log_softmax(at_least_float32(logits), dim=-1).clamp_(min=LOWEST)
+    return torch.log_softmax(as_float32(logits), dim=-1).clamp_(min=LOWEST)
 
 
 class _Rowwise(torch.autograd.Function):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..signals import SparseRows
+from ..batch.signals import SparseRows
 from .rowwise import LOWEST, of_student
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..plugins import Plugins
+from ..plugins.manager import Plugins
 from .blueprint import Blueprint, Source, StudentBuild, is_shape_only
 from .configs import new_model
 from .opening import open_weights

@@ -57,7 +57,7 @@ class StudentBuild:
         mapping: the source of every tensor in the student's state dict.
         layer_map: for each block of the student the block of the teacher that it was made from, None where none was;
             of an encoder-decoder one such list for "encoder" and one for "decoder"; None where no block has any.
-            Feature losses compare these blocks by default (`hf_distill.blocks.match_layers`).
+            Feature losses compare these blocks by default (`hf_distill.models.layers.match_layers`).
         record: what was done, as JSON-serialisable values; `build_student` fills it in, builders may add to it.
         tokenizer: the student's, where it is not the teacher's.
     """

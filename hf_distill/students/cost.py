@@ -14,8 +14,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from ..latency import measure_runs, measure_seconds, sample_inputs
 from .configs import skeleton
+from .latency import measure_runs, measure_seconds, sample_inputs
 
 
 @dataclass(frozen=True)

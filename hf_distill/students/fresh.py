@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ..blocks import blocks, is_encoder_decoder
-from ..registry import did_you_mean
+from ..models.layers import blocks, is_encoder_decoder
+from ..plugins.registry import did_you_mean
 from .blueprint import Blueprint, Source, shape_only
 from .configs import keep_blocks, part_of, present, skeleton
 

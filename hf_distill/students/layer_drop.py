@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..blocks import blocks, is_encoder_decoder, layer_map
+from ..models.layers import blocks, is_encoder_decoder, layer_map
 from .blueprint import Blueprint, Source, shape_only
 from .configs import keep_blocks, skeleton
 
@@ -31,11 +31,11 @@ def layer_drop(
     """A model of the teacher's class with some of its blocks; embeddings, norms and head are copied, tied stays tied.
 
     Args:
-        teacher: any model whose blocks `hf_distill.blocks` finds.
+        teacher: any model whose blocks `hf_distill.models.layers` finds.
         layers: how many blocks to keep, chosen by `strategy`, or which, counted from 0; half of them if not given. Of
             an encoder-decoder, for both of its stacks.
         strategy: "uniform" (evenly spaced, first and last included), "last_of_block", "every_k" or "top"; see
-            `hf_distill.blocks.layer_map`.
+            `hf_distill.models.layers.layer_map`.
         encoder_layers: of an encoder-decoder, in place of `layers`; where only one stack is named, the other stays
             whole.
         decoder_layers: likewise.

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from ..plugins import Plugins, installed_plugins
+from ..plugins.manager import Plugins, installed_plugins
 from .opening import architecture, refuse_missing_folder
 from .weights import whole_weights
 

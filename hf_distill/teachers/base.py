@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..signals import Batch, Signal
+from ..batch.signals import Batch, Signal
 
 
 class Teacher(ABC):

@@ -17,11 +17,11 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..batches import accepted_inputs
-from ..blocks import hidden_width, is_encoder_decoder
-from ..heads import Head, UnsupportedHead
-from ..signals import Batch, Rows, Signal
-from ..taps import Taps, ensure_eager
+from ..batch.signals import Batch, Rows, Signal
+from ..models.features import Taps, ensure_eager
+from ..models.forward import accepted_inputs
+from ..models.heads import Head, UnsupportedHead
+from ..models.layers import hidden_width, is_encoder_decoder
 from .base import Teacher
 
 logger = transformers.utils.logging.get_logger(__name__)

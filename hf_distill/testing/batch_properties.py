@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batch.signals import Batch, Rows, Signal
 from ..losses.base import BatchLoss
-from ..signals import Batch, Rows, Signal
 from .finite_differences import check_gradients
 from .no_values import waiting_fails, without_values
 from .subject import NUM_EXAMPLES, Subject
@@ -69,7 +69,7 @@ class Scene:
         teacher = Signal()
         with torch.no_grad():
             if active.teachers:
-                teacher = trainer.distillation_step.ask(active.teachers[0], batch, [active], active.view)
+                teacher = trainer.distillation_step.teacher_signal(active.teachers[0], batch, [active], active.view)
             said = trainer.distillation_step.run_student(student, batch, whole_logits=False)
         return cls(loss, said, teacher, batch)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..registry import did_you_mean
+from ..plugins.registry import did_you_mean
 from .batch_properties import BATCH_PROPERTIES
 from .row_properties import ROW_PROPERTIES
 from .subject import Subject

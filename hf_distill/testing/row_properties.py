@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..heads import Head
+from ..batch.signals import IGNORE_INDEX, Rows, SparseRows
 from ..losses.engine import RowResult, RowTerm, row_losses
 from ..losses.objective import LABELS
-from ..signals import IGNORE_INDEX, Rows, SparseRows
+from ..models.heads import Head
 from ..teachers.local import output_width
 from .data import tiny_tokenizer
 from .finite_differences import check_gradients

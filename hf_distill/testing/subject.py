@@ -21,10 +21,10 @@ from transformers import (
     default_data_collator,
 )
 
+from ..batch.signals import IGNORE_INDEX
 from ..losses.base import BatchLoss
-from ..plugins import Plugins
-from ..registry import Registry
-from ..signals import IGNORE_INDEX
+from ..plugins.manager import Plugins
+from ..plugins.registry import Registry
 from ..students import transform
 from ..trainer import DistillationTrainer
 from .data import causal_lm_dataset, classification_dataset, tiny_tokenizer

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..auxiliary import ATTRIBUTE, FILE
-from ..plugins import Plugins
+from ..plugins.manager import Plugins
 from ..students import load_student
 from ..trainer import DistillationTrainer
+from ..training.loss_state import ATTRIBUTE, FILE
 from .subject import NUM_EXAMPLES, Subject
 from .verdicts import require, require_near
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from hf_distill.cli.main import main
-from hf_distill.cli.train import parse, read_config, run, without_secrets
+from hf_distill.drivers.config_file import read_config, without_secrets
+from hf_distill.drivers.training import parse, run
 from hf_distill.testing import tiny_model, tiny_tokenizer
 
 SELECTOR = '''
@@ -86,13 +87,13 @@ def test_a_file_trains_a_student_that_loads_and_leaves_a_record(config, tmp_path
 
 PRESET = """
 from transformers import DataCollatorForSeq2Seq
-from hf_distill import StageData
+from hf_distill import TrainingData
 from hf_distill.testing import causal_lm_dataset
 
 def short(tokenizer, *, rows):
     collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
     lengths = lambda prediction: {"examples": len(prediction.label_ids)}
-    return StageData(causal_lm_dataset(rows), causal_lm_dataset(3), collator=collator, compute_metrics=lengths)
+    return TrainingData(causal_lm_dataset(rows), causal_lm_dataset(3), collator=collator, compute_metrics=lengths)
 
 def nothing(tokenizer):
     return []
@@ -118,7 +119,7 @@ def test_data_that_a_plugin_makes_is_taken_for_text(config, tmp_path, monkeypatc
         ({"preset": "own_data:missing"}, "There is no preset 'own_data:missing'"),
         ({"preset": "own_data:short", "row": 8}, "no option 'row' (did you mean 'rows'?)"),
         ({"preset": "own_data:short"}, "needs the option rows"),
-        ({"preset": "own_data:nothing"}, "made list; expected hf_distill.StageData"),
+        ({"preset": "own_data:nothing"}, "made list; expected hf_distill.TrainingData"),
     ],
 )
 def test_a_preset_that_does_not_fit_ends_in_a_traceback(config, tmp_path, monkeypatch, capsys, data, says):

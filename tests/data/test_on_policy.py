@@ -7,8 +7,8 @@ import torch
 from transformers import DataCollatorForSeq2Seq, TrainerCallback
 
 from hf_distill import BatchGenerator, DistillationArguments, DistillationTrainer
+from hf_distill.batch.signals import IGNORE_INDEX
 from hf_distill.data.on_policy import OnPolicy
-from hf_distill.signals import IGNORE_INDEX
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
 from hf_distill.testing.data import EOS, PAD
 

@@ -28,7 +28,7 @@ class Drifting(RowLoss):
         target = teacher_logits.softmax(-1)
         return (self.scale.square().mean() + 0.1 * self.steps) * -(target * student_logits.log_softmax(-1)).sum(-1)
 
-    def advance(self, clock: object) -> None:
+    def on_step_end(self, info: object) -> None:
         self.steps += 1
 
 

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
 from hf_distill import DistillationTrainer, LocalTeacher
-from hf_distill.teachers.cached import CacheTeacher
+from hf_distill.cache.teacher import CacheTeacher
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
 
 LEARNING_RATE = 32.0

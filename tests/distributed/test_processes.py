@@ -12,7 +12,7 @@ pytestmark = pytest.mark.distributed
 SCRIPT = """
 import torch
 import torch.distributed as dist
-from hf_distill.processes import end_processes_in_order
+from hf_distill.training.distributed import end_processes_in_order
 
 dist.init_process_group("gloo")
 end_processes_in_order()

@@ -9,7 +9,7 @@ import pytest
 
 from .launching import launch
 
-SCRIPT = Path(__file__).parent.parent / "drivers" / "round_script.py"
+SCRIPT = Path(__file__).parent.parent / "rounds" / "round_script.py"
 
 
 @pytest.mark.distributed

@@ -11,7 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from hf_distill.teachers.cache import BOUND, CacheStore
+from hf_distill.cache.rows import BOUND
+from hf_distill.cache.store import CacheStore
 from hf_distill.testing import tiny_model, tiny_tokenizer
 
 from .launching import launch

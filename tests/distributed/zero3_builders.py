@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
 from hf_distill import build_student
-from hf_distill.processes import end_processes_in_order
 from hf_distill.testing import tiny_model
+from hf_distill.training.distributed import end_processes_in_order
 
 CONFIG = {
     "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import DataCollatorForSeq2Seq, TrainerCallback
 
 from hf_distill import Blueprint, Source, StagesDriver, hookimpl, keep_blocks, shape_only, skeleton
-from hf_distill.drivers.stage_data import StageData
+from hf_distill.data.training_data import TrainingData
 from hf_distill.drivers.stage_files import StageFiles
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
 
@@ -40,10 +40,10 @@ COMMON = {
 }
 
 
-def data(seed: int) -> StageData:
+def data(seed: int) -> TrainingData:
     """Sequences to train on and others to evaluate on."""
     collator = DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=-100)
-    return StageData(causal_lm_dataset(24, seed=seed), causal_lm_dataset(8, seed=seed + 1), collator=collator)
+    return TrainingData(causal_lm_dataset(24, seed=seed), causal_lm_dataset(8, seed=seed + 1), collator=collator)
 
 
 def stages() -> list[dict]:

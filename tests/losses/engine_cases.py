@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from hf_distill.heads import Head
+from hf_distill.batch.signals import IGNORE_INDEX, Rows
 from hf_distill.losses import divergences
 from hf_distill.losses.base import RowLoss
 from hf_distill.losses.engine import RowTerm, row_losses
-from hf_distill.signals import IGNORE_INDEX, Rows
+from hf_distill.models.heads import Head
 from hf_distill.testing import tiny_model
 
 VOCAB = 64

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
+from hf_distill.batch.signals import Batch, Signal
 from hf_distill.losses.attention import AttentionTransfer
-from hf_distill.signals import Batch, Signal
-from hf_distill.taps import Taps, ensure_eager
+from hf_distill.models.features import Taps, ensure_eager
 from hf_distill.testing import tiny_inputs, tiny_model
 
 KINDS = ["scores_mse", "probabilities_kl"]

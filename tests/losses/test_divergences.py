@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from hf_distill.batch.signals import IGNORE_INDEX
 from hf_distill.losses import divergences as own
-from hf_distill.signals import IGNORE_INDEX
 
 
 def softmax(logits):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy as reference_cross_entropy
 
-from hf_distill.heads import Head
+from hf_distill.batch.signals import Rows
 from hf_distill.losses import divergences
 from hf_distill.losses.engine import RowTerm, row_losses, row_values
-from hf_distill.signals import Rows
+from hf_distill.models.heads import Head
 from hf_distill.testing import tiny_inputs, tiny_model
 
 from .engine_cases import (

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from hf_distill.batch.signals import Batch, Signal
 from hf_distill.losses.hidden import HiddenCosine, HiddenMSE
-from hf_distill.signals import Batch, Signal
-from hf_distill.taps import Taps
+from hf_distill.models.features import Taps
 from hf_distill.testing import tiny_inputs, tiny_model
 
 

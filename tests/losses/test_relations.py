@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.special import softmax
 
+from hf_distill.batch.signals import Batch, Signal
 from hf_distill.losses.relations import MiniLMRelations
-from hf_distill.signals import Batch, Signal
-from hf_distill.taps import Taps
+from hf_distill.models.features import Taps
 from hf_distill.testing import tiny_inputs, tiny_model
 
 

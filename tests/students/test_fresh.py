@@ -17,7 +17,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hf_distill.blocks import match_layers
+from hf_distill.models.layers import match_layers
 from hf_distill.students import build_student, load_student, skeleton
 from hf_distill.students.fresh import fresh
 from hf_distill.testing import tiny_inputs, tiny_model

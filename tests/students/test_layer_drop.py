@@ -14,7 +14,7 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
-from hf_distill.blocks import blocks, is_encoder_decoder, match_layers
+from hf_distill.models.layers import blocks, is_encoder_decoder, match_layers
 from hf_distill.students import build_student, load_student
 from hf_distill.testing import tiny_inputs, tiny_model
 

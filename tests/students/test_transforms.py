@@ -9,15 +9,15 @@ import sys
 
 import pytest
 import torch
+from hf_distill.plugins.manager.manager import Plugins
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForSequenceClassification
 
 import hf_distill
-from hf_distill import loading
-from hf_distill.blocks import blocks
-from hf_distill.plugins import Plugins
+from hf_distill.models.layers import blocks
 from hf_distill.students import Source, StudentBuild, build_student, load_student, transform
+from hf_distill.students import from_pretrained as loading
 from hf_distill.students.transforms import NEEDS_IMPORT
 from hf_distill.testing import tiny_inputs, tiny_model
 
@@ -253,7 +253,7 @@ def test_transformers_that_comes_later_is_taught_then(tmp_path, monkeypatch):
     assert len(sys.meta_path) == len(before) + 1
     found = importlib.import_module("later_modeling").PreTrainedModel
     assert sys.meta_path == before
-    assert found.from_pretrained.__func__.__module__ == "hf_distill.loading"
+    assert found.from_pretrained.__func__.__module__ == "hf_distill.students.from_pretrained"
     assert found.from_pretrained(None) is None
     taught = found.from_pretrained.__func__
     loading.install()

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq
 
 from hf_distill import DistillationArguments, DistillationTrainer, LocalTeacher
-from hf_distill.batches import BatchReader
+from hf_distill.batch.reader import BatchReader
 from hf_distill.testing import causal_lm_dataset, tiny_inputs, tiny_model, tiny_tokenizer
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import kl_div
 
 from hf_distill import BatchLoss, RowLoss
-from hf_distill.signals import IGNORE_INDEX
+from hf_distill.batch.signals import IGNORE_INDEX
 
 
 def kl(student_logits, teacher_logits):
@@ -116,7 +116,7 @@ class UnregisteredBuffer(RowLoss):
         super().__init__()
         self.gain = torch.ones(())
 
-    def advance(self, clock):
+    def on_step_end(self, info):
         self.gain = self.gain + 1
 
     def forward(self, student_logits, teacher_logits):

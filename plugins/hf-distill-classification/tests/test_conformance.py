@@ -4,12 +4,7 @@ import numpy as np
 from hf_distill_classification.views import TwoViews
 from transformers import DataCollatorWithPadding
 
-from hf_distill.testing import (
-    classification_dataset,
-    conformance,
-    conformance_on_two_processes,
-    tiny_tokenizer,
-)
+from hf_distill.testing import classification_dataset, conformance, conformance_on_two_processes, tiny_tokenizer
 
 PLUGIN = ["classification"]
 CLASSIFIER = {"family": "bert_classifier", "seed": 1}

@@ -12,7 +12,7 @@ from hf_distill_classification.views import TwoViews, WordDropout
 from torch import nn
 from transformers import DataCollatorWithPadding
 
-from hf_distill import Batch, Clock, Plugins, Rows, Signal, load_student, transform
+from hf_distill import Batch, Plugins, Rows, Signal, StepInfo, load_student, transform
 from hf_distill.testing import classification_dataset, tiny_inputs, tiny_model, tiny_tokenizer
 
 COUNTS = [100, 40, 15, 6, 2]
@@ -58,7 +58,7 @@ def test_the_loss_of_two_heads_is_not_that_of_the_authors(waves):
     parts = loss(*said(loss, waves), batch(LABELS))
     assert parts["label"].item() / 4 == pytest.approx(0.9743065698617683 / 1, rel=1e-9)
     assert parts["distillation"].item() / 4 == pytest.approx(0.5960140603950148, rel=1e-9)
-    loss.advance(Clock(step=11, max_steps=12, losses={}))
+    loss.on_step_end(StepInfo(step=11, max_steps=12, losses={}))
     weighted = loss(*said(loss, waves), batch(LABELS))["distillation"].item()
     weights = normalised_weights(loss.counts, beta=0.9999)[waves(2.0).argmax(-1)]
     # The authors divide by the weights of the batch's own targets.
@@ -80,7 +80,7 @@ def test_weights_count_before_their_time_or_after_a_resume_no_more(reweight_from
     loss = deit_lt(reweight_from=reweight_from)
     found = [loss.reweighting.item()]
     for step in (1, 2, 4):
-        loss.advance(Clock(step=step, max_steps=4, losses={}))
+        loss.on_step_end(StepInfo(step=step, max_steps=4, losses={}))
         found.append(loss.reweighting.item())
     assert found == expected
     resumed = deit_lt(reweight_from=reweight_from)
@@ -139,7 +139,7 @@ def test_the_warm_up_begins_or_ends_at_another_time():
     loss.setup(student, None, None)
     found = [loss.ramp.view(torch.float32).item()]
     for step in (1, 2, 3, 4, 8):
-        loss.advance(Clock(step=step, max_steps=8, losses={}))
+        loss.on_step_end(StepInfo(step=step, max_steps=8, losses={}))
         found.append(loss.ramp.view(torch.float32).item())
     assert found == [0, 0.25, 0.5, 0.75, 1, 1]
 

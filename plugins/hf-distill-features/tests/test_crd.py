@@ -8,11 +8,11 @@ import torch
 from hf_distill_features.crd import CRD
 from hf_distill_features.memory import ContrastMemory, contrast
 
-from hf_distill import Batch, Clock, Signal
+from hf_distill import Batch, Signal, StepInfo
 from hf_distill.testing import tiny_model
 
 NUM_EXAMPLES, WIDTH = 7, 4
-CLOCK = Clock(step=1, max_steps=2, losses={})
+STEP_INFO = StepInfo(step=1, max_steps=2, losses={})
 
 
 def loss(**options):
@@ -51,7 +51,7 @@ def test_two_steps_and_the_memory_after_them_are_those_of_the_official_code():
         student, teacher = normal(3, 5), normal(3, 8)
         value = crd(*signals(student[:, None], teacher[:, None]), batch(ids))
         assert value.item() / 3 == pytest.approx(expected, rel=1e-9)
-        crd.advance(CLOCK)
+        crd.on_step_end(STEP_INFO)
     assert crd.memory.normalizers.tolist() == pytest.approx([1254.8596, 2199.6678], rel=1e-6)
     assert crd.memory.student.sum().item() == pytest.approx(3.052226074393488, rel=1e-9)
     assert crd.memory.teacher.sum().item() == pytest.approx(-2.4267924398385503, rel=1e-9)
@@ -87,7 +87,7 @@ def test_evaluation_reads_no_numbers_and_moves_nothing():
     student, teacher = torch.randn(3, 1, 16), torch.randn(3, 1, 32)
     values = [crd(*signals(student.double(), teacher.double()), batch(None)).item() for _ in range(2)]
     assert values[0] == values[1]
-    crd.advance(CLOCK)
+    crd.on_step_end(STEP_INFO)
     assert all(torch.equal(before[name], value) for name, value in crd.state_dict().items())
 
 

@@ -8,7 +8,7 @@ import torch
 from hf_distill_lm.distillm2 import STUDENT, TEACHER, DistiLLM2
 from scipy.special import softmax
 
-from hf_distill import Clock, skewed_kl, skewed_reverse_kl
+from hf_distill import StepInfo, skewed_kl, skewed_reverse_kl
 from hf_distill.testing import conformance
 
 
@@ -70,7 +70,7 @@ def test_the_weight_moves_to_the_students_answers_over_the_first_half_of_the_run
     loss = DistiLLM2(final_weight=1.5)
     weights = [loss.weight.item()]
     for step in (1, 2, 3, 4):
-        loss.advance(Clock(step=step, max_steps=4, losses={}))
+        loss.on_step_end(StepInfo(step=step, max_steps=4, losses={}))
         weights.append(loss.weight.item())
     assert weights == [1.0, 1.25, 1.5, 1.5, 1.5]
     student, teacher = torch.randn(2, 5), torch.randn(2, 5)
@@ -81,7 +81,7 @@ def test_the_weight_moves_to_the_students_answers_over_the_first_half_of_the_run
 
 def test_the_weight_survives_half_precision():
     loss = DistiLLM2(final_weight=1.5)
-    loss.advance(Clock(step=1001, max_steps=4096, losses={}))
+    loss.on_step_end(StepInfo(step=1001, max_steps=4096, losses={}))
     assert loss.bfloat16().weight.item() == pytest.approx(1 + 0.5 * 2002 / 4096, abs=1e-7)
 
 

@@ -9,7 +9,7 @@ from hf_distill_lm.taid import TAID
 from scipy.special import log_softmax
 from transformers import DataCollatorForSeq2Seq, TrainerCallback
 
-from hf_distill import Clock, DistillationArguments, DistillationTrainer
+from hf_distill import DistillationArguments, DistillationTrainer, StepInfo
 from hf_distill.testing import causal_lm_dataset, conformance, tiny_model, tiny_tokenizer
 
 
@@ -47,7 +47,7 @@ def test_value_and_gradient_are_those_of_the_authors_but_for_the_entropy_of_the_
 def steps(loss, losses, max_steps):
     loss.label = "taid"
     for step, value in enumerate(losses, 1):
-        loss.advance(Clock(step=step, max_steps=max_steps, losses={"taid": value}))
+        loss.on_step_end(StepInfo(step=step, max_steps=max_steps, losses={"taid": value}))
         yield loss.t.item()
 
 

@@ -7,7 +7,7 @@ import torch
 from hf_distill_progressive.presets import ernie_tiny, generations, well_read
 from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding
 
-from hf_distill import StageData, StagesDriver, load_student
+from hf_distill import StagesDriver, TrainingData, load_student
 from hf_distill.testing import classification_dataset, tiny_model, tiny_tokenizer
 
 DEFAULTS = {
@@ -19,7 +19,7 @@ NAMES = {"pretrained": "p", "finetuned": "f", "general": {"texts": "g"}, "task":
 
 def rows(*, labels=True, seed=0):
     found = classification_dataset(16, seed=seed)
-    return StageData(found if labels else found.remove_columns("labels"), collator=DataCollatorWithPadding(tiny_tokenizer()))  # fmt: skip  # noqa: E501
+    return TrainingData(found if labels else found.remove_columns("labels"), collator=DataCollatorWithPadding(tiny_tokenizer()))  # fmt: skip  # noqa: E501
 
 
 def test_each_stage_of_ernie_tiny_changes_exactly_one_of_teacher_data_and_losses():
@@ -47,7 +47,7 @@ def test_ernie_tiny_makes_its_projections_anew_in_a_stage(tmp_path):
 
 
 def test_well_read_students_lose_what_they_read(tmp_path):
-    masked = StageData(rows(labels=False).train, collator=DataCollatorForLanguageModeling(tiny_tokenizer(), seed=0))
+    masked = TrainingData(rows(labels=False).train, collator=DataCollatorForLanguageModeling(tiny_tokenizer(), seed=0))
     stages = well_read(
         teacher=tiny_model("bert_classifier", seed=1),
         general=masked,

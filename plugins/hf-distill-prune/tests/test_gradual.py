@@ -9,7 +9,7 @@ import torch
 from hf_distill_prune.presets import gradual
 from transformers import DataCollatorWithPadding, TrainerCallback
 
-from hf_distill import StageData, StagesDriver, load_student
+from hf_distill import StagesDriver, TrainingData, load_student
 from hf_distill.testing import classification_dataset, tiny_model, tiny_tokenizer
 
 from .conftest import output
@@ -31,7 +31,7 @@ def run(tmp_path, table):
     (tmp_path / "texts.txt").write_text("w7 w8 w9 w20\nw11 w12\nw30 w31 w32 w33 w34\n" * 8)
     (tmp_path / "table.json").write_text(json.dumps(table.to_dict()))
     tokenizer = tiny_tokenizer()
-    data = StageData(
+    data = TrainingData(
         classification_dataset(32), classification_dataset(8, seed=1), collator=DataCollatorWithPadding(tokenizer)
     )
 

@@ -10,7 +10,7 @@ import torch
 from hf_distill_prune.differences import difference, save_difference
 from transformers import DataCollatorWithPadding
 
-from hf_distill import PluginError, Plugins, StageData, StagesDriver, build_student, load_student
+from hf_distill import PluginError, Plugins, StagesDriver, TrainingData, build_student, load_student
 from hf_distill.testing import classification_dataset, tiny_inputs, tiny_model, tiny_tokenizer
 
 from .conftest import output
@@ -38,7 +38,7 @@ def folder(tmp_path):
 @pytest.fixture
 def run(folder):
     tokenizer = tiny_tokenizer()
-    data = StageData(
+    data = TrainingData(
         classification_dataset(64), classification_dataset(32, seed=1), collator=DataCollatorWithPadding(tokenizer)
     )
 

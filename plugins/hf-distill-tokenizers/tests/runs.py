@@ -55,7 +55,7 @@ def value_of(run, batch=None):
     (active,) = run.plan.losses
     batch = batch_of(run) if batch is None else batch
     step = run.distillation_step
-    teacher = step.ask(active.teachers[0], batch, [active], active.view)
+    teacher = step.teacher_signal(active.teachers[0], batch, [active], active.view)
     student = step.run_student(run.student, batch, whole_logits=False)
     return active.function(student, teacher, batch), active.function.count(batch)
 

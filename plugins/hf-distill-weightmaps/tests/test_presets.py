@@ -7,12 +7,12 @@ import torch
 from hf_distill_weightmaps.presets import bert2bert, v_cycle
 from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq
 
-from hf_distill import Plugins, StageData, StagesDriver, build_student
+from hf_distill import Plugins, StagesDriver, TrainingData, build_student
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
 
 PLUGINS = Plugins(["weightmaps"])
 COLLATOR = DataCollatorForSeq2Seq(tiny_tokenizer(), label_pad_token_id=-100)
-DATA = StageData(causal_lm_dataset(16), causal_lm_dataset(8, seed=1), collator=COLLATOR)
+DATA = TrainingData(causal_lm_dataset(16), causal_lm_dataset(8, seed=1), collator=COLLATOR)
 DEFAULTS = {"max_steps": 2, "use_cpu": True, "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no"}
 
 

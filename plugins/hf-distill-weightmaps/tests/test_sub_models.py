@@ -9,7 +9,7 @@ import torch
 from hf_distill_weightmaps.sub_models import SubModels, blocks_of
 from transformers import DataCollatorForSeq2Seq, TrainerCallback
 
-from hf_distill import Clock, DistillationArguments, DistillationTrainer
+from hf_distill import DistillationArguments, DistillationTrainer, StepInfo
 from hf_distill.testing import causal_lm_dataset, tiny_inputs, tiny_model, tiny_tokenizer
 
 
@@ -66,7 +66,7 @@ def test_depths_are_not_drawn_equally_or_differ_between_processes():
 
 def test_a_resumed_run_begins_with_the_first_depth_again():
     loss = attached("llama")[1]
-    loss.advance(Clock(7, 10, {}))
+    loss.on_step_end(StepInfo(7, 10, {}))
     again = attached("llama")[1]
     assert again.depth == again.draw(0)
     again.load_state_dict(loss.state_dict())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Clock, Signal
+from hf_distill import Batch, BatchLoss, Signal, StepInfo
 
 from .class_counts import check_counts, class_balanced_weights, count_classes
 from .examples import class_labels, logits_of, num_classes
@@ -92,7 +92,7 @@ class DeiTLT(BatchLoss):
         self.register_buffer("counts", counts)
         self.register_buffer("reweighting", torch.tensor(self.reweight_from == 0, dtype=torch.int64))
 
-    def see_data(self, dataset: Any) -> None:
+    def on_train_dataset(self, dataset: Any) -> None:
         """Count the classes.
 
         Raises:
@@ -101,9 +101,9 @@ class DeiTLT(BatchLoss):
         if self.class_counts is None and self.reweight_from < 1:
             self.counts.copy_(count_classes(dataset, len(self.counts), "deit_lt"))
 
-    def advance(self, clock: Clock) -> None:
+    def on_step_end(self, info: StepInfo) -> None:
         """Let weights count from their time on."""
-        self.reweighting.fill_(int(self.reweight_from < 1 and clock.step >= self.reweight_from * clock.max_steps))
+        self.reweighting.fill_(int(self.reweight_from < 1 and info.step >= self.reweight_from * info.max_steps))
 
     def forward(self, student: Signal, teacher: Signal, batch: Batch) -> dict[str, Tensor]:
         """The sums over the examples that count.

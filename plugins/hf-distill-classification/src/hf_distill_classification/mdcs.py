@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Clock, Signal
+from hf_distill import Batch, BatchLoss, Signal, StepInfo
 
 from .class_counts import check_counts, count_classes
 from .examples import class_labels, num_classes
@@ -96,7 +96,7 @@ class MDCS(BatchLoss):
         """Examples with a label."""
         return _present(batch).sum()
 
-    def see_data(self, dataset: Any) -> None:
+    def on_train_dataset(self, dataset: Any) -> None:
         """Count the classes.
 
         Raises:
@@ -105,10 +105,10 @@ class MDCS(BatchLoss):
         if self.class_counts is None:
             self.counts.copy_(count_classes(dataset, len(self.counts), "mdcs"))
 
-    def advance(self, clock: Clock) -> None:
+    def on_step_end(self, info: StepInfo) -> None:
         """Move the warm-up."""
-        length = self.warmup * clock.max_steps
-        self.ramp.copy_(torch.tensor([min(clock.step / length, 1.0) if length > 0 else 1.0]).view(torch.int32))
+        length = self.warmup * info.max_steps
+        self.ramp.copy_(torch.tensor([min(info.step / length, 1.0) if length > 0 else 1.0]).view(torch.int32))
 
     def forward(self, student: Signal, teacher: Signal, batch: Batch) -> dict[str, Tensor]:
         """The sums over the examples.

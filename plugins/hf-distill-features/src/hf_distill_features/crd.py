@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, Clock, Signal, hidden_width
+from hf_distill import Batch, Signal, StepInfo, hidden_width
 
 from .linear import Linear
 from .memory import ContrastMemory
@@ -94,7 +94,7 @@ class CRD(PooledLoss):
         self.teacher_map = Linear(hidden_width(teacher, self.stack or ""), self.width)
         self.memory = ContrastMemory(self.num_examples, self.width, **self.options)
 
-    def advance(self, clock: Clock) -> None:
+    def on_step_end(self, info: StepInfo) -> None:
         """Move the memory."""
         self.memory.advance()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_distill import Clock, RowLoss, rowwise
+from hf_distill import RowLoss, StepInfo, rowwise
 
 TEACHER, STUDENT = 0, 1  # values of the column
 
@@ -54,9 +54,9 @@ class DistiLLM2(RowLoss):
         progress = (2 * self.clock[0] / self.clock[1]).clamp(max=1.0)
         return 1 + (self.final_weight - 1) * progress
 
-    def advance(self, clock: Clock) -> None:
+    def on_step_end(self, info: StepInfo) -> None:
         """Move the weight to what the next step is to use."""
-        self.clock.copy_(torch.tensor([clock.step, clock.max_steps]))
+        self.clock.copy_(torch.tensor([info.step, info.max_steps]))
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, source: Tensor) -> Tensor:
         """Values by source, ``[n]``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from hf_distill import Clock, RowLoss, forward_kl
+from hf_distill import RowLoss, StepInfo, forward_kl
 
 logger = logging.get_logger(__name__)
 
@@ -76,15 +76,15 @@ class TAID(RowLoss):
         own = student_logits.detach() * (1 - t[None, None])
         return forward_kl(student_logits, own.addcmul_(teacher_logits.detach().to(t.dtype).clamp(min=_EXCLUDED), t))
 
-    def advance(self, clock: Clock) -> None:
+    def on_step_end(self, info: StepInfo) -> None:
         """Move t to what the next step is to use."""
         t, previous, momentum = self.state.view(torch.float32).tolist()
-        linear = self.t_start + (self.t_end - self.t_start) * min(clock.step / clock.max_steps, 1.0)
-        loss = clock.losses.get(self.label)
+        linear = self.t_start + (self.t_end - self.t_start) * min(info.step / info.max_steps, 1.0)
+        loss = info.losses.get(self.label)
         if not self.adaptive or loss is None:
             t = max(linear, t)
         elif previous == float("inf"):
-            self._warn_if_inert(clock.max_steps)
+            self._warn_if_inert(info.max_steps)
             previous = loss
         else:
             momentum = self.beta * momentum + (1 - self.beta) * (previous - loss) / (previous + 1e-15)

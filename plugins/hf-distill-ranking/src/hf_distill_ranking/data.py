@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_distill import StageData
+from hf_distill import TrainingData
 
 from .collator import RankingCollator, documents_of_row
 from .functions import load_function_search
@@ -30,7 +30,7 @@ def rankings(
     pair_max_length: int = 512,
     score_column: str = "teacher_scores",
     cutoff: int = 10,
-) -> StageData:
+) -> TrainingData:
     """Rankings from files of a JSON object a line, in the forms of `RankingCollator`.
 
     Args:
@@ -54,7 +54,7 @@ def rankings(
         pair_max_length=pair_max_length,
         score_column=score_column,
     )
-    return StageData(data["train"], data.get("test"), collator=collator, compute_metrics=ranking_metrics(cutoff))
+    return TrainingData(data["train"], data.get("test"), collator=collator, compute_metrics=ranking_metrics(cutoff))
 
 
 def function_search(
@@ -67,7 +67,7 @@ def function_search(
     scores: str | None = None,
     max_length: int = 64,
     pair_max_length: int = 128,
-) -> StageData:
+) -> TrainingData:
     """The functions of the standard library by what they do; see `load_function_search`.
 
     Args:
@@ -95,7 +95,7 @@ def function_search(
         pair_max_length=pair_max_length,
     )
     train, test = Dataset.from_list(rows["train"][:num_train]), Dataset.from_list(rows["test"][:num_test])
-    return StageData(train, test, collator=collator, compute_metrics=ranking_metrics())
+    return TrainingData(train, test, collator=collator, compute_metrics=ranking_metrics())
 
 
 def _read(path: str) -> Dataset:

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from hf_distill import Batch, Rows, Signal, of_log_probs
+from hf_distill import Batch, Rows, Signal, differentiable_log_probs
 
 from .bridging import BridgingLoss
 from .chunks import at, chunk_sums, next_log_probs, rows_at, whole_chunks
@@ -35,7 +35,7 @@ class ALM(BridgingLoss):
     A chunk counts where both models predict all of its tokens: not the first token of a text without a token for its
     beginning, nothing that the labels leave out, nothing beyond `max_length`, no characters that were cut.
 
-    Cost: the student's head is projected twice, see `hf_distill.of_log_probs`.
+    Cost: the student's head is projected twice, see `hf_distill.differentiable_log_probs`.
 
     Args:
         temperature: tau; 100 makes the likelihoods of improbable chunks count, too.
@@ -85,7 +85,7 @@ class ALM(BridgingLoss):
             return torch.where(whole, chunk_distance(log_p.to(log_q), log_q, temperature=self.temperature), 0).sum()
 
         labels = at(rows + 1, batch.inputs["input_ids"])
-        return of_log_probs(distance, rows_at(student.rows, rows), labels.flatten())
+        return differentiable_log_probs(distance, rows_at(student.rows, rows), labels.flatten())
 
     def _whole(self, batch: Batch) -> Tensor:
         """Which chunks count, ``[B, K]``."""

@@ -33,7 +33,7 @@ class BridgingLoss(BatchLoss):
         self.words, self.max_length, self.messages = words, max_length, messages
         self.columns = () if messages is None else (messages,)
 
-    def show(
+    def make_teacher_view(
         self,
         tokenizer: PreTrainedTokenizerBase | None,
         teacher_tokenizer: PreTrainedTokenizerBase | None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hf_distill import Batch, Rows, Signal, sum_over_rows
+from hf_distill import Batch, Rows, Signal, weighted_row_sum
 
 from .bridging import BridgingLoss
 from .chunks import rows_at
@@ -64,7 +64,7 @@ class ULD(BridgingLoss):
             return sorted_distance(student_logits / self.temperature, teacher_logits / self.temperature)
 
         weights = self.predicted(batch, ours).flatten().float()
-        return sum_over_rows(distance, rows_at(student.rows, ours), rows_at(teacher.rows, theirs), weights=weights)
+        return weighted_row_sum(distance, rows_at(student.rows, ours), rows_at(teacher.rows, theirs), weights=weights)
 
 
 def sorted_distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Clock, Signal
+from hf_distill import Batch, BatchLoss, Signal, StepInfo
 
 from .families import family_of
 
@@ -61,10 +61,10 @@ class SubModels(BatchLoss):
         for index, module in enumerate(blocks):
             module.forward = _Turn(self, student, module, index)
 
-    def advance(self, clock: Clock) -> None:
+    def on_step_end(self, info: StepInfo) -> None:
         """Draw the next depth."""
-        self.step.fill_(clock.step)
-        self._depth = self.draw(clock.step)
+        self.step.fill_(info.step)
+        self._depth = self.draw(info.step)
 
     def draw(self, step: int) -> int:
         """How many blocks run in the step that follows `step` finished ones."""

@@ -1,0 +1,1 @@
+"""What models say about a batch, and what of a batch losses read."""

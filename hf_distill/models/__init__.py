@@ -1,0 +1,1 @@
+"""Facts about any model: its head, its layers, its features by name, its vocabulary."""

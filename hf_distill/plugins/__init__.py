@@ -1,0 +1,1 @@
+"""Plugins: finding and activating them, and the registries of what they offer."""

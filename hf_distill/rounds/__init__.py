@@ -1,0 +1,1 @@
+"""Trainings in rounds, on data that is generated between them."""

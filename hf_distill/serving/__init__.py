@@ -1,0 +1,1 @@
+"""Teachers that write text: requests, retries, prices, and the ledger of all that was asked."""
