@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from experiments.frame import Experiment, broken, deviation, effect, figures
-from hf_distill.plugins.manager.registry import Component
 
 from hf_distill import Plugins
+from hf_distill.plugins.registry import Component
 
 COMMAND = "python benchmarks/methods.py --only --write-docs"
 _HEAD = f"""# Methods

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..drivers.console import quiet_libraries
 from ..plugins.manager import installed_plugins
 
 if TYPE_CHECKING:
@@ -110,8 +111,6 @@ def demo(argv: list[str]) -> int:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process, so one GPU where there are several
     # Threads of such small models wait for one another all the time; beside other work, spinning ones would block it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch is imported
-    from ..drivers.console import quiet_libraries
-
     quiet_libraries()
     from rich.console import Console
 

@@ -20,18 +20,18 @@ from hf_distill.testing import tiny_model, tiny_tokenizer
 # Slow enough for a kill to come in the middle; a shard for every batch.
 SLOW = """
 import sys, time
-from hf_distill.teachers import cached
+from hf_distill.cache import teacher
 from hf_distill.cli.main import main
 
-writer = cached.CacheWriter
-cached.CacheWriter = lambda *args, **options: writer(*args, **options, shard_bytes=1)
-fill = cached.CacheTeacher.fill
+writer = teacher.CacheWriter
+teacher.CacheWriter = lambda *args, **options: writer(*args, **options, shard_bytes=1)
+fill = teacher.CacheTeacher.fill
 
 def slowly(self, batch):
     time.sleep(0.05)
     return fill(self, batch)
 
-cached.CacheTeacher.fill = slowly
+teacher.CacheTeacher.fill = slowly
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from hf_distill.plugins.manager.manager import installed_plugins
 from matplotlib.image import imread
 
 from hf_distill.cli.main import main
@@ -18,6 +17,7 @@ from hf_distill.demo import teacher as demo_teacher
 from hf_distill.demo.command import QUICK, demo, teacher_recipe
 from hf_distill.drivers.config_file import read_config
 from hf_distill.drivers.training import run
+from hf_distill.plugins.manager import installed_plugins
 
 pytest.importorskip("hf_distill_ddk", reason="the demo's third student needs the plugin ddk")
 TINY = replace(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_distill.plugins.manager.manager import Plugins
 from safetensors.torch import load_file
 
 from hf_distill import Blueprint, Source, hookimpl, load_student, open_weights, shape_only
 from hf_distill.drivers.stage_stop import StopRule
+from hf_distill.plugins.manager import Plugins
 from hf_distill.testing import tiny_model
 
 from .stage_script import Surgeon, data, make_driver, stages

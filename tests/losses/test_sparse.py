@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hf_distill.plugins.manager.builtins import ROW_LOSSES
 from torch import nn
 
 from hf_distill.batch.signals import Rows, SparseRows
 from hf_distill.losses import divergences
 from hf_distill.losses.engine import RowTerm, row_losses, row_values
 from hf_distill.models.heads import Head
+from hf_distill.plugins.builtins import ROW_LOSSES
 
 VOCAB, ROWS = 40, 11
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hf_distill.plugins.manager.manager import installed_plugins
 
 import hf_distill
 from hf_distill import PluginError, Plugins
+from hf_distill.plugins.manager import installed_plugins
 
 # The smallest plugin, as the documentation shows it.
 TVD = '''"""Total-variation distillation loss (Wen et al. 2023, arXiv:2307.15190)."""

@@ -5,8 +5,9 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-from hf_distill.plugins.manager.registry import ErrorContext, PluginError, Registry, did_you_mean
 from torch import nn
+
+from hf_distill.plugins.registry import ErrorContext, PluginError, Registry, did_you_mean
 
 
 def row_loss(student_logits, teacher_logits, *, beta=0.5, gamma):

@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
-from hf_distill.plugins.manager.manager import Plugins
 from transformers import AutoModelForCausalLM, BertForMaskedLM, LlamaForCausalLM
 
 import hf_distill
+from hf_distill.plugins.manager import Plugins
 from hf_distill.students import Source, StudentBuild, build_student, load_student, open_weights
 from hf_distill.testing import tiny_inputs, tiny_model
 

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 import torch
-from hf_distill.plugins.manager.manager import Plugins
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForSequenceClassification
 
 import hf_distill
 from hf_distill.models.layers import blocks
+from hf_distill.plugins.manager import Plugins
 from hf_distill.students import Source, StudentBuild, build_student, load_student, transform
 from hf_distill.students import from_pretrained as loading
 from hf_distill.students.transforms import NEEDS_IMPORT
