@@ -5,14 +5,12 @@ The only file that overrides methods of `transformers.Trainer`.
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
@@ -23,23 +21,22 @@ from transformers.utils import logging
 from .batch.reader import BatchReader, KeepExtraColumns, num_real_examples, refuse_cut_parts
 from .batch.signals import Batch, StepInfo
 from .batch.views import CollateViews
-from .data.loader import IntervalLoader
 from .data.probe import DomainProbe
 from .models.features import Taps
-from .training.callback import TrainerEvents
-from .training.checkpoints import last_complete_checkpoint, warn_of_other_versions
+from .training.callback import TrainingEvents
+from .training.checkpoints import last_complete_checkpoint, read_state, warn_of_other_versions, write_state
+from .training.context import TrainingContext
 from .training.distributed import check_processes, end_processes_in_order, sum_over_processes
+from .training.logs import TrainingLog
 from .training.loss_state import auxiliary_state, load_auxiliary, save_auxiliary
 from .training.meter import Meter, means, named_for_log, peak_memory_mb
 from .training.plan import Plan, uses_fsdp
 from .training.rewriting import rewrite
-from .training.selection import make_interval_loader, make_probe
+from .training.selection import DataSelection, make_interval_loader, make_probe
 from .training.separate_gradients import SeparateGradient, separate_loss
 from .training.step import DistillationStep, StepResult
 
 logger = logging.get_logger(__name__)
-
-STATE_FILE = "distillation_state.json"
 
 
 class DistillationTrainer(Trainer):
@@ -87,10 +84,8 @@ class DistillationTrainer(Trainer):
         self.probe_dataset = probe_dataset
         self._step: DistillationStep | None = None
         self._separate: SeparateGradient | None = None
-        self._interval_loader: IntervalLoader | None = None
-        self._probe: DomainProbe | None = None
-        self._probe_state: Mapping[str, Any] | None = None
-        self._step_meter, self._log_meter, self._eval_meter = Meter(), Meter(), Meter()
+        self._selection = None if self.plan.selector is None else DataSelection(self.plan.selector)
+        self._log, self._eval_meter = TrainingLog(), Meter()
         self._extra_logs: dict[str, float] = {}
         if self.plan.active:
             self.plan.check(args)
@@ -107,8 +102,7 @@ class DistillationTrainer(Trainer):
 
     def _fit(self, model: nn.Module, tokenizer: Any, args: TrainingArguments) -> None:
         """Fit the plan to a student that no wrapper has touched yet."""
-        tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
-        self.plan.fit(model, tokenizer, whole_logits=uses_fsdp(args))
+        self.plan.fit(model, _tokenizer(tokenizer), whole_logits=uses_fsdp(args))
         self._step = None
         loss = separate_loss(self.plan.losses)
         self._separate = None if loss is None else SeparateGradient(loss, model.parameters())
@@ -133,7 +127,13 @@ class DistillationTrainer(Trainer):
         if self.plan.nested:
             for dataset in (self.train_dataset, self.eval_dataset):
                 refuse_cut_parts(dataset, self.accelerator)
-        self.add_callback(TrainerEvents(self))
+        self.add_callback(
+            TrainingEvents(
+                before_first_step=self._before_first_step,
+                after_optimizer_step=self._after_optimizer_step,
+                after_last_step=lambda: self.plan.plugins.training_finished(self),
+            )
+        )
         if self._separate is not None:
             self._separate.check(self.accelerator)
         self.plan.pass_train_dataset(self.train_dataset)
@@ -172,6 +172,23 @@ class DistillationTrainer(Trainer):
             )
         return self._step
 
+    @property
+    def _context(self) -> TrainingContext:
+        """The training, as it is now, for its parts."""
+        return TrainingContext(
+            plan=self.plan,
+            args=self.args,
+            accelerator=self.accelerator,
+            tokenizer=_tokenizer(self.processing_class),
+            student=self.student,
+            wrapper=self.model_wrapped,
+            reader=self.batch_reader,
+            global_step=self.state.global_step,
+            prepare_inputs=self._prepare_inputs,
+            autocast=self.compute_loss_context_manager,
+            shared_rows=lambda name, rows: self.distillation_step.shared_rows(name, rows),
+        )
+
     # ---- Data ----
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -192,14 +209,31 @@ class DistillationTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The training loader; with a selector, one that draws anew at every interval of optimizer steps."""
-        if self.plan.selector is None:
+        if self._selection is None:
             return super().get_train_dataloader()
-        self._interval_loader = make_interval_loader(self)
-        return self._interval_loader.dataloader
+        loader = self._selection.loader = make_interval_loader(
+            self._context,
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            make_loader=lambda sampler: self._get_dataloader(
+                dataset=self.train_dataset,  # type: ignore[arg-type]
+                description="Training",
+                batch_size=self._train_batch_size,
+                sampler_fn=lambda _: sampler,
+                is_training=True,
+            ),
+        )
+        return loader.dataloader
+
+    def _make_probe(self) -> DomainProbe:
+        dataset = self.probe_dataset
+        columns = self._remove_unused_columns(dataset, description="probe") if isinstance(dataset, Dataset) else dataset
+        return make_probe(self._context, dataset, used_columns=columns, collator=self.data_collator)
 
     def num_examples(self, dataloader: DataLoader[Any]) -> int:
         """Examples of an epoch, which a stream of ready batches does not know."""
-        if self._interval_loader is not None and dataloader is self._interval_loader.dataloader:
+        loader = None if self._selection is None else self._selection.loader
+        if loader is not None and dataloader is loader.dataloader:
             return len(self.train_dataset)  # type: ignore[arg-type]
         return super().num_examples(dataloader)
 
@@ -208,7 +242,7 @@ class DistillationTrainer(Trainer):
         batches, counts = super().get_batch_samples(*args, **kwargs)
         if self.plan.generator is None or not batches:
             return batches, counts
-        batches = rewrite(self, batches)
+        batches = rewrite(self._context, batches)
         return batches, self._get_num_items_in_batch(batches, self.args.device)
 
     # ---- Loss ----
@@ -250,8 +284,7 @@ class DistillationTrainer(Trainer):
         if self._separate is not None and result.separate is not None:
             self._separate.add(result.separate, self.accelerator)
         if model.training:
-            self._step_meter.add_all(result.sums)
-            self._step_meter.add("tokens", self.distillation_step.num_tokens(batch), 1)
+            self._log.add(result.sums, num_tokens=self.distillation_step.num_tokens(batch))
         return (result.loss, result.outputs) if return_outputs else result.loss
 
     def _run_step(
@@ -280,49 +313,38 @@ class DistillationTrainer(Trainer):
         step = self.state.global_step + 1
         return step % max(self.state.logging_steps, 1) == 0 or (step == 1 and self.args.logging_first_step)
 
-    def before_first_step(self) -> None:
+    def _before_first_step(self) -> None:
         """Called when everything is placed and a checkpoint, if any, is loaded; on every process."""
-        self._last_log_time = time.monotonic()
-        selector = self.plan.selector
-        if selector is not None:
-            self._probe = make_probe(self) if selector.needs_probe else None
-            if self._probe is not None and self._probe_state is not None:
-                self._probe.load_state_dict(self._probe_state)
-            if self.state.global_step == 0:
-                selector.start(self._probe)
+        self._log.start()
+        if self._selection is not None:
+            probe = self._make_probe() if self._selection.selector.needs_probe else None
+            self._selection.begin(probe, resumed=self.state.global_step > 0)
         self.plan.plugins.training_started(self)
 
-    def after_optimizer_step(self) -> None:
+    def _after_optimizer_step(self) -> None:
         """Move what keeps time; called once per optimizer step on every process."""
-        timed = [loss.module for loss in self.plan.losses if loss.module is not None and loss.module.has_step_state]
-        if timed:
+        modules = [loss.module for loss in self.plan.losses if loss.module is not None and loss.module.has_step_state]
+        if modules:
             info = StepInfo(
                 step=self.state.global_step,
                 max_steps=self.state.max_steps,
-                losses=means(self._step_meter.read(self.args.device)),
+                losses=self._log.step_means(self.args.device),
             )
-            for loss in timed:
-                loss.on_step_end(info)
-        self._log_meter.merge(self._step_meter)
-        self._step_meter.clear()
-        if self.plan.selector is not None and self.state.global_step % self.plan.selector.interval == 0:
-            self.plan.selector.update(self.state.global_step, self._probe)
+            for module in modules:
+                module.on_step_end(info)
+        self._log.end_step()
+        if self._selection is not None:
+            self._selection.end_step(self.state.global_step)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         if self.plan.active and self.control.should_log and self.state.global_step > self._globalstep_last_logged:
-            self._extra_logs = self._read_log_meter()
+            self._extra_logs = self._read_log()
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    def _read_log_meter(self) -> dict[str, float]:
-        totals = self._log_meter.read(self.args.device)
-        self._log_meter.clear()
-        now, before = time.monotonic(), self._last_log_time
-        self._last_log_time = now
-        tokens, _ = totals.pop("tokens", (0.0, 1.0))
-        logs = named_for_log(means(totals))
+    def _read_log(self) -> dict[str, float]:
+        logs, tokens_per_second = self._log.read(self.args.device)
         if self.plan.distils:
-            logs["tokens_per_second"] = tokens / max(now - before, 1e-9)
-            logs["peak_memory_mb"] = peak_memory_mb()
+            logs |= {"tokens_per_second": tokens_per_second, "peak_memory_mb": peak_memory_mb()}
         if self.plan.selector is not None:
             logs.update(self.plan.selector.logs())
         return logs
@@ -390,8 +412,8 @@ class DistillationTrainer(Trainer):
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
-            if self._interval_loader is not None:
-                self._interval_loader.close()
+            if self._selection is not None:
+                self._selection.close()
             self._close_teachers()
 
     def _close_teachers(self) -> None:
@@ -414,11 +436,8 @@ class DistillationTrainer(Trainer):
         if not self.plan.active:
             return
         if self.args.should_save:
-            state: dict[str, Any] = {"plugins": dict(self.plan.versions())}
-            if self._interval_loader is not None:
-                state["selector"] = self._interval_loader.state_dict(self.state.global_step)
-                state["probe"] = None if self._probe is None else self._probe.state_dict()
-            (Path(output_dir) / STATE_FILE).write_text(json.dumps(state))
+            selection = {} if self._selection is None else self._selection.state_dict(self.state.global_step)
+            write_state(output_dir, {"plugins": dict(self.plan.versions()), **selection})
         self.accelerator.wait_for_everyone()
 
     def _prepare_for_training(
@@ -428,14 +447,15 @@ class DistillationTrainer(Trainer):
             max_steps, train_dataloader, resume_from_checkpoint
         )
         if self.plan.active and resume_from_checkpoint is not None:
-            path = Path(resume_from_checkpoint) / STATE_FILE
-            if not path.is_file():
-                raise ValueError(f"{resume_from_checkpoint} is not a checkpoint of a distillation: no {STATE_FILE}.")
-            state = json.loads(path.read_text())
+            state = read_state(resume_from_checkpoint)
             warn_of_other_versions(state["plugins"], self.plan.versions())
-            if self._interval_loader is not None:
-                self._interval_loader.load_state_dict(state["selector"], skip_batches=not self.args.ignore_data_skip)
-                self._probe_state = state["probe"]
+            if self._selection is not None:
+                self._selection.load_state_dict(state, skip_batches=not self.args.ignore_data_skip)
             if self.is_deepspeed_enabled:
                 load_auxiliary(self.student, resume_from_checkpoint, buffers_only=True)
         return prepared
+
+
+def _tokenizer(processing_class: Any) -> PreTrainedTokenizerBase | None:
+    """The student's tokenizer, unless it is a processor of something else."""
+    return processing_class if isinstance(processing_class, PreTrainedTokenizerBase) else None

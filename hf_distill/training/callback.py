@@ -1,29 +1,41 @@
-"""What happens in a run and has no method of its own in `Trainer`, passed on to the trainer."""
+"""What happens in a run and has no method of its own in `Trainer`, passed on to whoever waits for it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-if TYPE_CHECKING:
-    from ..trainer import DistillationTrainer
 
+class TrainingEvents(TrainerCallback):
+    """Calls three functions, each on every process.
 
-class TrainerEvents(TrainerCallback):
-    """Calls the trainer before the first step, after every optimizer step and at the end, on every process."""
+    Args:
+        before_first_step: everything is placed, and a checkpoint, if any, is loaded.
+        after_optimizer_step: an optimizer step is done; logging, evaluation and saving come after.
+        after_last_step: the training ended by itself.
+    """
 
-    def __init__(self, trainer: DistillationTrainer) -> None:
-        self.trainer = trainer
+    def __init__(
+        self,
+        *,
+        before_first_step: Callable[[], None],
+        after_optimizer_step: Callable[[], None],
+        after_last_step: Callable[[], None],
+    ) -> None:
+        self._before_first_step = before_first_step
+        self._after_optimizer_step = after_optimizer_step
+        self._after_last_step = after_last_step
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Everything is placed, and a checkpoint, if any, is loaded."""
-        self.trainer.before_first_step()
+        """See `TrainerCallback`."""
+        self._before_first_step()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """An optimizer step is done; logging, evaluation and saving come after."""
-        self.trainer.after_optimizer_step()
+        """See `TrainerCallback`."""
+        self._after_optimizer_step()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Training ended by itself."""
-        self.trainer.plan.plugins.training_finished(self.trainer)
+        """See `TrainerCallback`."""
+        self._after_last_step()

@@ -1,4 +1,4 @@
-"""Which checkpoint to resume from: the newest that was written to its end."""
+"""Checkpoints: which one to resume from, and what distillation keeps in each beside the trainer's own files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+STATE_FILE = "distillation_state.json"
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
@@ -32,6 +35,24 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
 
 
 _STEP = re.compile(r"checkpoint-(\d+)$")
+
+
+def write_state(folder: str | Path, state: Mapping[str, Any]) -> None:
+    """Keep what a resumed run needs: the versions of plugins, and the state of a selector, if there is one."""
+    (Path(folder) / STATE_FILE).write_text(json.dumps(state))
+
+
+def read_state(folder: str | Path) -> dict[str, Any]:
+    """What `write_state` kept.
+
+    Raises:
+        ValueError: the folder is no checkpoint of a distillation.
+    """
+    path = Path(folder) / STATE_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a checkpoint of a distillation: no {STATE_FILE}.")
+    state: dict[str, Any] = json.loads(path.read_text())
+    return state
 
 
 def warn_of_other_versions(saved: Mapping[str, str], present: Mapping[str, str]) -> None:

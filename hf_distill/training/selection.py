@@ -2,36 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from ..batch.signals import IGNORE_INDEX, Batch, Rows, SparseRows, shift_labels
 from ..data.loader import IntervalLoader
 from ..data.probe import DomainProbe, count_bytes
-from ..data.selectors import read_columns
+from ..data.selectors import Selector, read_columns
 from ..losses.divergences import cross_entropy
 from ..losses.engine import row_values
 from ..models.forward import run_in_forward
 from ..models.heads import Head, UnsupportedHead
+from .context import TrainingContext
 from .plan import uses_fsdp
 from .step import student_rows
 
-if TYPE_CHECKING:
-    from ..trainer import DistillationTrainer
+
+class DataSelection:
+    """A selector over one training, with the loader that follows it and the probe that it measures models with.
+
+    Args:
+        selector: says what is drawn.
+
+    Attributes:
+        loader: made when the trainer asks for its training loader.
+    """
+
+    def __init__(self, selector: Selector) -> None:
+        self.selector = selector
+        self.loader: IntervalLoader | None = None
+        self._probe: DomainProbe | None = None
+        self._probe_state: Mapping[str, Any] | None = None
+
+    def begin(self, probe: DomainProbe | None, *, resumed: bool) -> None:
+        """Start to draw; everything is placed, and a checkpoint, if any, is loaded."""
+        self._probe = probe
+        if probe is not None and self._probe_state is not None:
+            probe.load_state_dict(self._probe_state)
+        if not resumed:
+            self.selector.start(probe)
+
+    def end_step(self, step: int) -> None:
+        """An optimizer step is done, so many in all."""
+        if step % self.selector.interval == 0:
+            self.selector.update(step, self._probe)
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """What a run that is resumed after `step` optimizer steps needs to draw the same; JSON can hold it."""
+        assert self.loader is not None
+        return {
+            "selector": self.loader.state_dict(step),
+            "probe": None if self._probe is None else self._probe.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, skip_batches: bool) -> None:
+        """Go on where `state_dict` was taken."""
+        assert self.loader is not None
+        self.loader.load_state_dict(state["selector"], skip_batches=skip_batches)
+        self._probe_state = state["probe"]
+
+    def close(self) -> None:
+        """Stop the loader's work ahead of the step."""
+        if self.loader is not None:
+            self.loader.close()
 
 
-def make_interval_loader(trainer: DistillationTrainer) -> IntervalLoader:
-    """The training loader that draws by the trainer's selector.
+def make_interval_loader(
+    context: TrainingContext, dataset: Any, *, batch_size: int, make_loader: Callable[[Sampler[int]], DataLoader[Any]]
+) -> IntervalLoader:
+    """The training loader that draws by the plan's selector.
+
+    Args:
+        context: of the training.
+        dataset: what is trained on.
+        batch_size: examples of a micro-batch on one process.
+        make_loader: the trainer's own loader over the indices that a sampler gives.
 
     Raises:
         ValueError: the training set cannot be drawn from by index, or lacks a column that the selector reads.
     """
-    selector, dataset, args = trainer.plan.selector, trainer.train_dataset, trainer.args
+    selector, args = context.plan.selector, context.args
     assert selector is not None
     if dataset is None or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise ValueError(
@@ -42,34 +96,31 @@ def make_interval_loader(trainer: DistillationTrainer) -> IntervalLoader:
     columns = read_columns(dataset, selector.columns, what="training set")
     selector.setup(columns, num_examples=len(dataset), seed=seed)
 
-    def make_loader(sampler: Sampler[int]) -> DataLoader[Any]:
-        return trainer._get_dataloader(
-            dataset=dataset,
-            description="Training",
-            batch_size=trainer._train_batch_size,
-            sampler_fn=lambda _: sampler,
-            is_training=True,
-        )
-
-    processes = 1 if trainer.accelerator.split_batches else trainer.accelerator.num_processes
+    processes = 1 if context.accelerator.split_batches else context.accelerator.num_processes
     return IntervalLoader(
         make_loader,
         selector,
         num_examples=len(dataset),
-        batch_size=trainer._train_batch_size * processes,
+        batch_size=batch_size * processes,
         accumulation_steps=args.gradient_accumulation_steps,
         drop_last=args.dataloader_drop_last,
         seed=seed,
     )
 
 
-def make_probe(trainer: DistillationTrainer) -> DomainProbe:
-    """The probe over `trainer.probe_dataset`.
+def make_probe(context: TrainingContext, dataset: Any, *, used_columns: Any, collator: Any) -> DomainProbe:
+    """The probe over a data set.
+
+    Args:
+        context: of the training.
+        dataset: the trainer's ``probe_dataset``.
+        used_columns: the same without the columns that no model and no loss reads.
+        collator: the trainer's.
 
     Raises:
         ValueError: there is no probe set, no vocabulary to predict, or no domain column.
     """
-    selector, dataset = trainer.plan.selector, trainer.probe_dataset
+    selector, tokenizer = context.plan.selector, context.tokenizer
     assert selector is not None
     name = type(selector).__name__
     if dataset is None:
@@ -79,50 +130,46 @@ def make_probe(trainer: DistillationTrainer) -> DomainProbe:
         )
     column = selector.columns[0]
     domains = read_columns(dataset, [column], what="probe set")[column]
-    own = trainer._remove_unused_columns(dataset, description="probe") if isinstance(dataset, Dataset) else dataset
-    tokenizer = trainer.processing_class
     return DomainProbe(
-        own,
+        used_columns,
         domains=domains,
-        forward=_probe_forward(trainer),
-        collate=trainer.data_collator,
-        batch_size=trainer.args.per_device_eval_batch_size,
-        accelerator=trainer.accelerator,
-        num_bytes=count_bytes(own, tokenizer=tokenizer) if tokenizer is not None else None,
-        fingerprint=f"{getattr(next(iter(trainer.plan.teachers.values()), None), 'name', '')} {len(domains)}",
+        forward=_probe_forward(context),
+        collate=collator,
+        batch_size=context.args.per_device_eval_batch_size,
+        accelerator=context.accelerator,
+        num_bytes=count_bytes(used_columns, tokenizer=tokenizer) if tokenizer is not None else None,
+        fingerprint=f"{getattr(next(iter(context.plan.teachers.values()), None), 'name', '')} {len(domains)}",
     )
 
 
-def _probe_forward(trainer: DistillationTrainer) -> Callable[[str, Any], tuple[Tensor, Tensor]]:
-    reader = trainer.batch_reader
-
+def _probe_forward(context: TrainingContext) -> Callable[[str, Any], tuple[Tensor, Tensor]]:
     @torch.no_grad()
     def forward(model: str, inputs: Any) -> tuple[Tensor, Tensor]:
-        batch = reader.read(trainer._prepare_inputs(inputs))
+        batch = context.reader.read(context.prepare_inputs(inputs))
         if batch.row_labels is None:
             raise ValueError("The probe set has no labels to predict; the collator must make a `labels` column.")
         if model == "student":
-            return _student_cross_entropy(trainer, batch)
-        teacher = next(iter(trainer.plan.teachers.values()), None)
+            return _student_cross_entropy(context, batch)
+        teacher = next(iter(context.plan.teachers.values()), None)
         if teacher is None:
             raise ValueError("The selector compares the student with a teacher, but none is given. Set teacher=...")
         rows = teacher.signal(batch).rows
         assert rows is not None
-        return _by_example(rows, batch, trainer.plan.memory)
+        return _by_example(rows, batch, context.plan.memory)
 
     return forward
 
 
-def _student_cross_entropy(trainer: DistillationTrainer, batch: Batch) -> tuple[Tensor, Tensor]:
-    wrapper, module = trainer.model_wrapped, trainer.student
+def _student_cross_entropy(context: TrainingContext, batch: Batch) -> tuple[Tensor, Tensor]:
+    wrapper, module = context.wrapper, context.student
     try:
-        head = trainer.plan.head or (None if uses_fsdp(trainer.args) else Head.of(module))
+        head = context.plan.head or (None if uses_fsdp(context.args) else Head.of(module))
     except UnsupportedHead:
         head = None
 
     def inside(forward: Callable[..., Any]) -> tuple[Tensor, Tensor]:
         rows, _ = student_rows(forward, module, batch.inputs, head)
-        return _by_example(rows, batch, trainer.plan.memory)
+        return _by_example(rows, batch, context.plan.memory)
 
     training = wrapper.training
     wrapper.eval()
