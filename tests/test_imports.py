@@ -1,149 +1,131 @@
-"""The direction of imports that the design draws, and what must not be imported at all."""
+"""The direction of imports that docs/architecture.md draws, and what must not be imported at all."""
 
 from __future__ import annotations
 
 import ast
-import functools
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import hf_distill
 
-CORE = Path(hf_distill.__file__).parent
-PLUGINS = CORE.parent / "plugins"
-ROOMS = ("losses", "teachers", "data", "students", "metrics")
-GROUND = ("hookspecs", "registry", "plugins", "builtins", "signals", "heads", "taps", "ledger")
-# What each may not reach, beside what the tests below say of the rooms.
-ABOVE = {
-    "trainer": ("drivers", "report", "cli", "testing"),
-    "drivers": ("report", "cli", "testing"),
-    "report": ("cli", "testing"),
-    "cli": ("testing",),
-}
+from . import house
+
+ROOT = house.ROOT
+BUILTINS = "plugins.builtins"  # registers what the core offers, by the names of modules that stand above it
 
 
-def parse(path: Path) -> ast.Module:
-    """The syntax tree of a file, without what only type checkers import."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = [ast.Pass()]
-    return tree
-
-
-def imports(tree: ast.Module, package: str) -> set[tuple[str, str]]:
-    """(module, name) of everything that a file of `package` imports; name is empty for ``import module``."""
-    found = set()
+def private_imports(tree: ast.Module, public: set[str], allowed: tuple[str, ...] = ()) -> list[str]:
+    """What a file outside the core takes from hf_distill beside its public names and the public modules `allowed`."""
+    found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {(alias.name, "") for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            module = ".".join([*base, *filter(None, [node.module])])
-            found |= {(module, alias.name) for alias in node.names}
-    return found
-
-
-@functools.cache
-def graph() -> dict[str, set[str]]:
-    """The modules of the core and which of them each imports, the packages on the way included."""
-    files = {".".join(path.relative_to(CORE.parent).with_suffix("").parts): path for path in CORE.rglob("*.py")}
-    modules = {name.removesuffix(".__init__"): path for name, path in files.items()}
-    edges: dict[str, set[str]] = {}
-    for name, path in modules.items():
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        edges[name] = set()
-        for module, attribute in imports(parse(path), package):
-            target = f"{module}.{attribute}" if f"{module}.{attribute}" in modules else module
-            parts = target.split(".")
-            # The package itself is left out: it imports nothing until a name is used.
-            edges[name] |= {".".join(parts[:end]) for end in range(2, len(parts) + 1)} & modules.keys()
-    return edges
-
-
-def part_of(module: str, part: str) -> bool:
-    return f"{module}.".startswith(f"hf_distill.{part}.")
-
-
-def reached_from(part: str) -> dict[str, str]:
-    """Every module reached from those of `part`, and the module that imports it."""
-    found: dict[str, str] = {}
-    waiting = [module for module in graph() if part_of(module, part)]
-    while waiting:
-        module = waiting.pop()
-        for target in graph()[module] - found.keys():
-            found[target] = module
-            waiting.append(target)
-    return found
-
-
-def offences(part: str, forbidden: tuple[str, ...]) -> list[str]:
-    return [
-        f"{importer} imports {target}"
-        for target, importer in reached_from(part).items()
-        if any(part_of(target, other) for other in forbidden)
-    ]
-
-
-def private_imports(tree: ast.Module, public: set[str], modules: tuple[str, ...] = ()) -> list[str]:
-    """What a plugin's file takes from hf_distill beside its public names and the public `modules`."""
-    found = []
-    for module, name in sorted(imports(tree, "")):
-        if module == "hf_distill" and name and name not in public:
-            found.append(f"from hf_distill import {name}")
-        elif module.startswith("hf_distill.") and module not in modules:
-            found.append(f"{module} {name}".strip())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "hf_distill":
-            if node.attr not in public and f"hf_distill.{node.attr}" not in modules:
+            found += [alias.name for alias in node.names if alias.name.startswith("hf_distill.")]
+        elif isinstance(node, ast.ImportFrom) and node.module == "hf_distill":
+            found += [f"from hf_distill import {alias.name}" for alias in node.names if alias.name not in public]
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("hf_distill."):
+            found += [f"{node.module} {alias.name}" for alias in node.names if node.module not in allowed]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "hf_distill":
+            if node.attr not in public and f"hf_distill.{node.attr}" not in allowed:
                 found.append(f"hf_distill.{node.attr}")
     return found
 
 
-def test_the_graph_sees_relative_absolute_and_package_imports():
-    assert "hf_distill.plugins.registry" in graph()["hf_distill.plugins.manager"]
-    assert "hf_distill.plugins.builtins" in graph()["hf_distill.plugins.manager"], "from . import module"
-    assert "hf_distill.plugins.manager" in graph()["hf_distill.cli.main"], "from ..module import name"
-    assert "hf_distill.trainer" not in graph()["hf_distill.hookspecs"], "only under TYPE_CHECKING"
-    assert "hf_distill.hookspecs" in reached_from("cli")
+def test_the_architecture_page_names_every_module_and_no_other():
+    assert house.plan().keys() == house.modules().keys()
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_do_not_import_each_other_nor_what_stands_above_them(room):
-    others = tuple(other for other in ROOMS if other != room)
-    assert not offences(room, (*others, "trainer", "drivers", "report", "cli", "testing"))
+def test_there_are_at_most_seventeen_rooms_on_nine_floors():
+    rooms = {place.room for name, place in house.plan().items() if "." in name}
+    assert len(rooms) <= 17
+    assert len({place.floor for place in house.plan().values()}) <= 9
 
 
-@pytest.mark.parametrize("module", GROUND)
-def test_the_ground_imports_no_room(module):
-    assert not offences(module, (*ROOMS, "trainer", "drivers", "report", "cli", "testing"))
+def test_imports_go_down():
+    found = [
+        breach
+        for name, path in sorted(house.modules().items())
+        if name != BUILTINS
+        for breach in house.breaches(name, path.read_text())
+    ]
+    assert not found
 
 
-@pytest.mark.parametrize("part", ABOVE)
-def test_nothing_imports_what_stands_above_it(part):
-    assert not offences(part, ABOVE[part])
+def test_only_events_of_plugins_name_the_trainer_for_type_checkers():
+    above = {
+        (name, one.target)
+        for name, path in house.modules().items()
+        for one in house.imports(name, path.read_text())
+        if one.kind == "type" and house.plan()[one.target].floor > house.plan()[name].floor
+    }
+    assert above <= {("hookspecs", "trainer"), ("plugins.manager", "trainer")}
+
+
+def test_what_the_core_registers_stands_in_no_wing():
+    targets = house.imports(BUILTINS, house.modules()[BUILTINS].read_text())
+    assert not {one.target for one in targets if house.plan()[one.target].room in house.WINGS}
+    assert not [one for one in targets if one.kind == "statement" and house.plan()[one.target].floor > 1]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("losses.hidden", "from .. import DistillationTrainer"),
+        ("losses.hidden", "from hf_distill import DistillationTrainer"),
+        ("losses.hidden", "import hf_distill\nhf_distill.DistillationTrainer"),
+        ("losses.hidden", "import hf_distill.trainer"),
+        ("losses.hidden", "import importlib\nimportlib.import_module('hf_distill.trainer')"),
+        ("losses.hidden", "import importlib\nimportlib.import_module('..trainer', __package__)"),
+        ("losses.hidden", "def late():\n    from ..training.plan import Plan"),
+        ("losses.hidden", "from ..teachers.base import Teacher"),
+        ("losses.hidden", "from .. import __version__"),
+        ("training.meter", "from ..trainer import DistillationTrainer"),
+        ("batch.views", "from ..losses.base import BatchLoss"),
+        ("plugins.registry", "from ..batch.reader import BatchReader"),
+        ("models.heads", "from ..batch import signals"),
+        ("teachers.local", "from ..cache.store import CacheStore"),
+        ("trainer", "def late():\n    from .drivers.stages import StagesDriver"),
+        ("serving.budget", "from ..rounds import driver"),
+        ("drivers.stages", "register('x', 'hf_distill.cli.train:train')"),
+        ("data.loader", "if True:\n    from hf_distill.students import base"),
+    ],
+)
+def test_an_import_that_goes_up_or_sideways_is_seen(module, source):
+    assert house.breaches(module, source)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("losses.hidden", "from ..batch.signals import Batch"),
+        ("losses.hidden", "from .base import BatchLoss"),
+        ("losses.hidden", '"""See hf_distill.trainer."""'),
+        ("training.plan", "from ..students import build_student"),
+        ("hookspecs", "if TYPE_CHECKING:\n    from .trainer import DistillationTrainer"),
+    ],
+)
+def test_an_import_that_goes_down_passes(module, source):
+    assert not house.breaches(module, source)
 
 
 def test_the_core_imports_no_plugin():
     taken = {
-        (str(path.relative_to(CORE)), module)
-        for path in CORE.rglob("*.py")
-        for module, _ in imports(parse(path), "hf_distill")
-        if module.startswith("hf_distill_")
+        (name, node.module)
+        for name, path in house.modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hf_distill_")
     }
     assert not taken
 
 
-def test_plugins_import_only_public_names():
+def test_plugins_and_examples_import_only_public_names():
     public = {*hf_distill.__all__, "__version__"}
     found = {}
-    for path in PLUGINS.rglob("*.py"):
-        modules = ("hf_distill.testing",) if "tests" in path.parts else ()
-        if private := private_imports(parse(path), public, modules):
-            found[str(path.relative_to(PLUGINS))] = private
+    for path in [*(ROOT / "plugins").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]:
+        allowed = ("hf_distill.testing",) if "tests" in path.parts else ()
+        if private := private_imports(ast.parse(path.read_text()), public, allowed):
+            found[str(path.relative_to(ROOT))] = private
     assert not found, "make the name public in hf_distill/__init__.py, or do without it"
 
 
@@ -155,15 +137,31 @@ from hf_distill import Signal, taps
 from hf_distill.losses.base import RowLoss
 from hf_distill.testing import tiny_llama
 hf_distill.hookimpl
-hf_distill.plugins.registry
+hf_distill.plugins
 """
     found = private_imports(ast.parse(source), set(hf_distill.__all__), ("hf_distill.testing",))
-    assert found == [
+    assert sorted(found) == [
         "from hf_distill import taps",
         "hf_distill.losses.base RowLoss",
+        "hf_distill.plugins",
         "hf_distill.training.step",
-        "hf_distill.plugins.registry",
     ]
+
+
+def test_importing_the_package_changes_nothing_outside_of_it():
+    code = """
+import sys
+before = list(sys.meta_path), list(sys.path_hooks)
+import hf_distill
+assert (list(sys.meta_path), list(sys.path_hooks)) == before
+assert type(hf_distill) is type(sys)
+import transformers
+stock = transformers.PreTrainedModel.from_pretrained.__func__
+hf_distill.DistillationTrainer, hf_distill.load_student
+assert transformers.PreTrainedModel.from_pretrained.__func__ is stock
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
