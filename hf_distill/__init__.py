@@ -37,7 +37,15 @@ if TYPE_CHECKING:
     from .losses.divergences import reverse_kl as reverse_kl
     from .losses.divergences import skewed_kl as skewed_kl
     from .losses.divergences import skewed_reverse_kl as skewed_reverse_kl
+    from .losses.linear import Float32Linear as Float32Linear
     from .losses.matching import FeatureLoss as FeatureLoss
+    from .losses.mixins import GradientMergingMixin as GradientMergingMixin
+    from .losses.mixins import NestedBatchMixin as NestedBatchMixin
+    from .losses.mixins import TeacherViewMixin as TeacherViewMixin
+    from .losses.mixins import TrainDatasetMixin as TrainDatasetMixin
+    from .losses.papers import Paper as Paper
+    from .losses.papers import paper_of as paper_of
+    from .losses.row_functions import row_loss as row_loss
     from .losses.row_sums import differentiable_log_probs as differentiable_log_probs
     from .losses.row_sums import log_probs_of as log_probs_of
     from .losses.row_sums import weighted_row_sum as weighted_row_sum
@@ -103,7 +111,11 @@ _MODULES = {
     ".drivers.stages": ["StagesDriver"],
     ".losses.base": ["BatchLoss", "RowLoss"],
     ".losses.divergences": ["forward_kl", "reverse_kl", "skewed_kl", "skewed_reverse_kl"],
+    ".losses.linear": ["Float32Linear"],
     ".losses.matching": ["FeatureLoss"],
+    ".losses.mixins": ["GradientMergingMixin", "NestedBatchMixin", "TeacherViewMixin", "TrainDatasetMixin"],
+    ".losses.papers": ["Paper", "paper_of"],
+    ".losses.row_functions": ["row_loss"],
     ".losses.row_sums": ["differentiable_log_probs", "log_probs_of", "weighted_row_sum"],
     ".losses.rowwise": ["as_float32", "rowwise"],
     ".models.heads": ["Head"],
@@ -156,6 +168,8 @@ __all__ = [
     "DistillationTrainer",
     "EndpointTeacher",
     "FeatureLoss",
+    "Float32Linear",
+    "GradientMergingMixin",
     "Head",
     "LatencyTable",
     "Ledger",
@@ -163,7 +177,9 @@ __all__ = [
     "LocalTextTeacher",
     "LoopModels",
     "MixtureSelector",
+    "NestedBatchMixin",
     "OnPolicy",
+    "Paper",
     "PluginError",
     "Plugins",
     "Predictions",
@@ -184,10 +200,12 @@ __all__ = [
     "Teacher",
     "TeacherUnavailable",
     "TeacherView",
+    "TeacherViewMixin",
     "TextAccount",
     "TextClassification",
     "TextRequest",
     "TextTeacher",
+    "TrainDatasetMixin",
     "TrainingData",
     "Usage",
     "as_float32",
@@ -208,7 +226,9 @@ __all__ = [
     "measure_seconds",
     "num_blocks",
     "open_weights",
+    "paper_of",
     "reverse_kl",
+    "row_loss",
     "rowwise",
     "sample_inputs",
     "shape_only",

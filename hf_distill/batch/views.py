@@ -10,7 +10,7 @@ from .signals import Batch
 
 
 class TeacherView(ABC):
-    """How a teacher sees a batch, where that is not how the student does; see `BatchLoss.make_teacher_view`.
+    """How a teacher sees a batch, where that is not how the student does; see `TeacherViewMixin.make_teacher_view`.
 
     Work on the CPU belongs into `collate`, which runs where the data is loaded, in its worker processes, if it has any:
     so a view can be pickled. Losses that share a teacher and give equal views share the teacher's answer, too.

@@ -87,7 +87,7 @@ def capture(
         batch_size: examples at a time on each process.
         accelerator: of the run; one of its own by default.
         view: how the teacher sees a batch, for losses that show it something else than the student's
-            (`BatchLoss.make_teacher_view`).
+            (`TeacherViewMixin.make_teacher_view`).
         watch: told after every batch.
 
     Raises:

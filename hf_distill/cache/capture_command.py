@@ -102,13 +102,13 @@ def _views(
     losses: Sequence[ActiveLoss], name: str, teacher: CacheTeacher, tokenizer: PreTrainedTokenizerBase
 ) -> list[TeacherView | None]:
     """How the losses will show batches to the teacher; None for the student's own, which must be in its tokens."""
-    from ..losses.base import BatchLoss
+    from ..losses.mixins import TeacherViewMixin
 
     views: dict[TeacherView | None, None] = {}
     for loss in losses:
         if name in loss.teachers:
             view = None
-            if isinstance(loss.function, BatchLoss):
+            if isinstance(loss.function, TeacherViewMixin):
                 view = loss.function.make_teacher_view(tokenizer, teacher.tokenizer, teacher=name)
             views[view] = None
     if None in views or not views:

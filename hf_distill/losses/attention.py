@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .matching import FeatureLoss, kl_divergence
+from .papers import Paper
 
 KINDS = ("scores_mse", "probabilities_kl")
 HEADS = ("auto", "each", "mean")
@@ -40,6 +41,8 @@ class AttentionTransfer(FeatureLoss):
         layers: pairs of blocks, see `hf_distill.models.features.match_layers`.
         stack: "encoder" or "decoder" of an encoder-decoder; the default is its decoder (self-attention).
     """
+
+    paper = Paper("Jiao et al.", 2020, name="TinyBERT", arxiv="1909.10351")
 
     def __init__(
         self,

@@ -12,9 +12,14 @@ from torch import Tensor
 
 from ..batch.signals import IGNORE_INDEX
 from . import sparse
+from .papers import Paper
+from .row_functions import row_loss
 from .rowwise import as_float32, rowwise
 
+DISTILLM = Paper("Ko et al.", 2024, name="DistiLLM", arxiv="2402.03898")
 
+
+@row_loss(paper=Paper("Hinton, Vinyals and Dean", 2015, arxiv="1503.02531"), on_sparse=sparse.forward_kl)
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """KL(p || q) = sum p (log p - log q): the student covers all that the teacher finds likely.
 
@@ -29,6 +34,7 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return rowwise(student_logits, teacher_logits, formula)
 
 
+@row_loss(paper=Paper("Gu et al.", 2024, name="MiniLLM", arxiv="2306.08543"), on_sparse=sparse.reverse_kl)
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """KL(q || p) = sum q (log q - log p): the student avoids all that the teacher finds unlikely.
 
@@ -45,6 +51,7 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return rowwise(student_logits, teacher_logits, formula)
 
 
+@row_loss(paper=Paper("Agarwal et al.", 2024, name="GKD", arxiv="2306.13649"))
 def jsd(student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 0.5) -> Tensor:
     """Generalised Jensen-Shannon divergence, beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q.
 
@@ -77,6 +84,7 @@ def jsd(student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 0.5) ->
     return rowwise(student_logits, teacher_logits, formula)
 
 
+@row_loss(paper=DISTILLM)
 def skewed_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 0.1) -> Tensor:
     """KL(p || alpha p + (1 - alpha) q): a forward KL that stays bounded where the student predicts nothing.
 
@@ -102,6 +110,7 @@ def skewed_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 
     return rowwise(student_logits, teacher_logits, formula)
 
 
+@row_loss(paper=DISTILLM)
 def skewed_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 0.1) -> Tensor:
     """KL(q || (1 - alpha) p + alpha q): a reverse KL that stays bounded where the teacher predicts nothing.
 
@@ -127,6 +136,7 @@ def skewed_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: 
     return rowwise(student_logits, teacher_logits, formula)
 
 
+@row_loss(paper=Paper("Wen et al.", 2023, name="f-Distill", arxiv="2307.15190"))
 def total_variation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Total variation distance, 1/2 sum |p - q|, between 0 and 1.
 
@@ -141,6 +151,7 @@ def total_variation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return rowwise(student_logits, teacher_logits, formula)
 
 
+@row_loss(paper=None)
 def hellinger(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Squared Hellinger distance, 1/2 sum (sqrt p - sqrt q)^2, between 0 and 1; smooth where the distance is not."""
 
@@ -153,6 +164,7 @@ def hellinger(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return rowwise(student_logits, teacher_logits, formula)
 
 
+@row_loss(paper=Paper("Ba and Caruana", 2014, arxiv="1312.6184"), accepts_one_column=True)
 def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Mean over the vocabulary of the squared difference of the logits themselves; also right for regression.
 
@@ -172,18 +184,14 @@ def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
-forward_kl.on_sparse = sparse.forward_kl  # type: ignore[attr-defined]
-reverse_kl.on_sparse = sparse.reverse_kl  # type: ignore[attr-defined]
-
-
 def _check_alpha(alpha: float, *, unskewed: str) -> None:
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}; expected a number between 0 and 1 (0 is {unskewed}, 1 compares nothing).")
 
 
-def _mix(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """(1 - share) one + share other, above zero, so that a part of it can be divided by it."""
-    return torch.lerp(one, other, share).clamp_(min=torch.finfo(one.dtype).tiny)
+def _mix(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """(1 - share) first + share second, above zero, so that a part of it can be divided by it."""
+    return torch.lerp(first, second, share).clamp_(min=torch.finfo(first.dtype).tiny)
 
 
 def _log(ratio: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from ..batch.signals import Rows, SparseRows
 from ..models.heads import Head, gathered, run_in_first_forward
-from .objective import LABELS, Objective, RowTerm
+from .objective import Objective, RowTerm
 from .projection import accumulator, make_projection, product_type
+from .row_functions import LABELS
 from .rowwise import as_float32
 
 __all__ = ["RowResult", "RowTerm", "row_losses", "row_values"]

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from .linear import Float32Linear
 
 PROJECTIONS = ("auto", "linear", "none")
-
-
-class Projection(nn.Linear):
-    """A linear map without bias that computes in float32 whatever dtype its weight is kept in.
-
-    A module with a forward pass of its own, so that DDP and ZeRO-3 see its weight being used.
-    """
-
-    def __init__(self, student_width: int, teacher_width: int) -> None:
-        super().__init__(student_width, teacher_width, bias=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``[..., student width]`` to ``[..., teacher width]``."""
-        return nn.functional.linear(hidden, self.weight.to(torch.promote_types(self.weight.dtype, hidden.dtype)))
 
 
 def make_projections(
@@ -47,4 +34,4 @@ def make_projections(
     num_maps = 1 if shared else num_pairs
     if kind == "none" or (kind == "auto" and student_width == teacher_width):
         return nn.ModuleList(nn.Identity() for _ in range(num_maps))
-    return nn.ModuleList(Projection(student_width, teacher_width) for _ in range(num_maps))
+    return nn.ModuleList(Float32Linear(student_width, teacher_width, bias=False) for _ in range(num_maps))

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from ..models.layers import hidden_width
 from .feature_projections import make_projections
 from .matching import FeatureLoss
+from .papers import Paper
 
 
 class HiddenLoss(FeatureLoss):
@@ -93,6 +94,8 @@ class HiddenMSE(HiddenLoss):
         stack: see `HiddenLoss`.
     """
 
+    paper = Paper("Jiao et al.", 2020, name="TinyBERT", arxiv="1909.10351")
+
     def __init__(
         self,
         *,
@@ -125,6 +128,8 @@ class HiddenCosine(HiddenLoss):
 
     Paper: DistilBERT (Sanh et al. 2019, arXiv:1910.01108), which compares the last layer only (``layers=[[-1, -1]]``).
     """
+
+    paper = Paper("Sanh et al.", 2019, name="DistilBERT", arxiv="1910.01108")
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """One minus the cosine of ``[..., H]``."""

@@ -5,8 +5,6 @@ Shape letters: m rows, V vocabulary, L losses.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +15,8 @@ from torch import Tensor, nn
 from ..batch.signals import Rows, SparseRows
 from ..models.heads import without_hooks
 from ..plugins.registry import ErrorContext
+from .row_functions import LABELS, TEMPERATURE, RowCall
 from .rowwise import as_float32, log_probabilities
-
-LABELS = "labels"
-TEMPERATURE = "temperature"
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,7 @@ class RowTerm:
         source: where it comes from, for errors.
         whole: whether each model's columns all count, as they mean different things anyway, rather than the leading
             ones that the models share.
+        call: what the function takes; read from its signature where it is not given.
     """
 
     name: str
@@ -47,36 +44,29 @@ class RowTerm:
     teachers: tuple[str, ...] = ("teacher",)
     source: str = "the training script"
     whole: bool = False
+    call: RowCall | None = None
+
+    def __post_init__(self) -> None:
+        if self.call is None:
+            object.__setattr__(self, "call", RowCall.of(self.function, num_teachers=len(self.teachers)))
 
     @property
     def reads(self) -> tuple[str, ...]:
         """What it takes by keyword: the rows' targets, where the function names them, and its columns."""
-        labelled = not self.teachers or LABELS in self._parameters
-        return (*([LABELS] if labelled else []), *getattr(self.function, "columns", ()))
+        assert self.call is not None
+        return self.call.reads
 
     @property
     def settings(self) -> dict[str, float]:
         """What it takes by keyword beside data: the temperature, where the function names it and it is not bound."""
-        parameter = self._parameters.get(TEMPERATURE)
-        named = parameter is not None and parameter.default is parameter.empty
-        return {TEMPERATURE: self.temperature} if named else {}
-
-    @property
-    def _parameters(self) -> Mapping[str, inspect.Parameter]:
-        function = self.function.forward if isinstance(self.function, nn.Module) else self.function
-        return inspect.signature(function).parameters
+        assert self.call is not None
+        return {TEMPERATURE: self.temperature} if self.call.temperature else {}
 
     @property
     def on_sparse(self) -> Callable[[Tensor, SparseRows], Tensor] | None:
         """The loss on a single sparse teacher, where it has a way that does not write the whole distribution out."""
-        if len(self.teachers) != 1 or (
-            isinstance(self.function, nn.Module) and any(True for _ in self.function.parameters())
-        ):
-            return None
-        if isinstance(self.function, functools.partial):
-            form = getattr(self.function.func, "on_sparse", None)
-            return form and functools.partial(form, **self.function.keywords)
-        return getattr(self.function, "on_sparse", None)
+        assert self.call is not None
+        return self.call.on_sparse
 
 
 class Objective:

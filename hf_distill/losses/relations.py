@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .matching import FeatureLoss, kl_divergence
+from .papers import Paper
 
 _MASKED = -1e4  # far below any scaled product, and finite, so that 0 * log 0 is 0
 
@@ -39,6 +40,8 @@ class MiniLMRelations(FeatureLoss):
         causal: relate each token only to itself and to earlier ones.
         stack: "encoder" or "decoder" of an encoder-decoder; the default is its decoder.
     """
+
+    paper = Paper("Wang et al.", 2020, name="MiniLMv2", arxiv="2012.15828")
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..batch.signals import Rows, SparseRows
 from .divergences import cross_entropy
 from .engine import RowTerm, row_losses, row_values
+from .row_functions import RowCall
 
 _ONLY = "teacher"
 
@@ -23,7 +24,7 @@ _ONLY = "teacher"
 class _Weighted:
     """A row function times the column "weights"."""
 
-    columns = ("weights",)
+    columns: tuple[str, ...] = ("weights",)
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
@@ -53,7 +54,10 @@ def weighted_row_sum(
     teachers = {} if teacher is None else {_ONLY: teacher}
     # The engine keeps gradients in units of the scale, so that small weights do not vanish in half precision.
     scale = torch.nn.functional.pad(weights.abs(), (0, 1)).amax().clamp(min=torch.finfo(weights.dtype).tiny)
-    term = RowTerm("rows", _Weighted(function), scale, teachers=tuple(teachers), source="its rows", whole=True)
+    call = RowCall(labels=teacher is None, columns=_Weighted.columns)
+    term = RowTerm(
+        "rows", _Weighted(function), scale, teachers=tuple(teachers), source="its rows", whole=True, call=call
+    )
     return row_losses(student, teachers, [term], labels=labels, columns={"weights": weights / scale}).total
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..batch.signals import IGNORE_INDEX, Rows, SparseRows
 from ..losses.engine import RowResult, RowTerm, row_losses
-from ..losses.objective import LABELS
+from ..losses.row_functions import LABELS
 from ..models.heads import Head
 from ..teachers.local import output_width
 from .data import tiny_tokenizer

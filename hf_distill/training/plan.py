@@ -15,6 +15,8 @@ from ..batch.views import TeacherView
 from ..data.on_policy import BatchGenerator
 from ..data.selectors import Selector
 from ..losses.base import BatchLoss
+from ..losses.mixins import TeacherViewMixin, TrainDatasetMixin
+from ..losses.row_functions import accepts_one_column
 from ..models.features import Taps, ensure_eager
 from ..models.heads import Head, UnsupportedHead
 from ..models.vocabulary import check_tokenizers, shared_vocabulary
@@ -61,8 +63,8 @@ class Plan:
         self.teachers: dict[str, Teacher] = make_teachers(chosen(teacher, "teacher"), self.plugins)
         self.loss_specs = chosen(losses, "losses")
         selector, generator = chosen(selector, "selector"), chosen(generator, "generator")
-        self.selector: Selector | None = _make_one(selector, Selector, self.plugins.selectors, "mixture")
-        self.generator: BatchGenerator | None = _make_one(
+        self.selector: Selector | None = _make_component(selector, Selector, self.plugins.selectors, "mixture")
+        self.generator: BatchGenerator | None = _make_component(
             generator, BatchGenerator, self.plugins.generators, "on_policy"
         )
         self.losses: list[ActiveLoss] = []
@@ -186,7 +188,7 @@ class Plan:
 
     def _make_views(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
         for loss in self.losses:
-            if isinstance(loss.function, BatchLoss) and loss.teachers:
+            if isinstance(loss.function, TeacherViewMixin) and loss.teachers:
                 (name,) = loss.teachers
                 loss.function.view = loss.function.make_teacher_view(
                     tokenizer, self.teachers[name].tokenizer, teacher=name
@@ -225,12 +227,13 @@ class Plan:
     def _check_logits(self, student: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> None:
         width = self.head.vocab_size if self.head is not None else output_width(student)
         for loss in self.losses:
-            if not loss.is_row or not loss.teachers:
+            if loss.function is None or not loss.is_row or not loss.teachers:
                 continue
-            if width == 1 and loss.label != "logit_mse":
+            if width == 1 and not accepts_one_column(loss.function):
                 raise ValueError(
                     f"The student has one output column, of which every softmax is 1, so that {loss.label!r} would be "
-                    "zero forever. Use logit_mse for regression."
+                    "zero forever. Use logit_mse for regression, or mark a loss of yours that compares the logits "
+                    "themselves: @row_loss(accepts_one_column=True)."
                 )
             for name in loss.teachers:
                 self._share_columns(name, student, width, tokenizer)
@@ -276,10 +279,10 @@ class Plan:
         if Taps(student, self.student_taps).requires_eager:
             ensure_eager(student, "student")
         for name, teacher in self.teachers.items():
-            own = [loss for loss in self.losses if name in loss.teachers]
-            batch_losses = [loss.function for loss in own if isinstance(loss.function, BatchLoss)]
+            listeners = [loss for loss in self.losses if name in loss.teachers]
+            batch_losses = [loss.function for loss in listeners if isinstance(loss.function, BatchLoss)]
             taps = tuple(dict.fromkeys(tap for loss in batch_losses for tap in loss.teacher_taps))
-            rows = any(loss.is_row for loss in own) or any(loss.needs_teacher_rows for loss in batch_losses)
+            rows = any(loss.is_row for loss in listeners) or any(loss.needs_teacher_rows for loss in batch_losses)
             probed = self.selector is not None and self.selector.needs_probe
             compared = self.generator is not None and self.generator.needs_teacher
             teacher.request(rows=rows or probed or compared, taps=taps)
@@ -287,9 +290,9 @@ class Plan:
     def pass_train_dataset(self, dataset: Any) -> None:
         """Let the losses look at the training data, if there is any."""
         for loss in self.losses:
-            if loss.module is not None and dataset is not None:
+            if isinstance(loss.function, TrainDatasetMixin) and dataset is not None:
                 with ErrorContext(loss.source):
-                    loss.module.on_train_dataset(dataset)
+                    loss.function.on_train_dataset(dataset)
 
     def describe(self, student: nn.Module) -> str:
         """One line for the log: who learns what from whom."""
@@ -312,7 +315,7 @@ def uses_fsdp(args: TrainingArguments) -> bool:
     return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def _make_one(spec: Any, kind: type[Any], registry: Registry, example: str) -> Any:
+def _make_component(spec: Any, kind: type[Any], registry: Registry, example: str) -> Any:
     """A component from a name, a mapping of name and options, or itself."""
     if spec is None or isinstance(spec, kind):
         return spec
@@ -331,8 +334,8 @@ def _make_one(spec: Any, kind: type[Any], registry: Registry, example: str) -> A
 def _refuse_shared_parameters(student: nn.Module, teacher: nn.Module | None, name: str) -> None:
     if teacher is None:
         return
-    mine = {id(parameter) for parameter in student.parameters()}
-    if any(id(parameter) in mine for parameter in teacher.parameters()):
+    student_parameters = {id(parameter) for parameter in student.parameters()}
+    if any(id(parameter) in student_parameters for parameter in teacher.parameters()):
         raise ValueError(
             f"The student and the teacher {name!r} share parameters; freezing the teacher would freeze the student. "
             "Pass a copy: teacher=copy.deepcopy(model)."

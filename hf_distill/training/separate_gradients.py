@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from ..losses.base import BatchLoss
+from ..losses.mixins import GradientMergingMixin
 from ..plugins.registry import ErrorContext
 from .specs import ActiveLoss
 
@@ -22,7 +22,7 @@ _DIVIDING = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.ME
 
 def is_separate(loss: ActiveLoss) -> bool:
     """Whether the gradient of this loss is kept apart."""
-    return isinstance(loss.function, BatchLoss) and loss.function.separate_gradients
+    return isinstance(loss.function, GradientMergingMixin) and loss.function.separate_gradients
 
 
 def separate_loss(losses: Sequence[ActiveLoss]) -> ActiveLoss | None:
@@ -52,7 +52,7 @@ class SeparateGradient:
     def __init__(self, loss: ActiveLoss, parameters: Iterable[nn.Parameter]) -> None:
         self.loss = loss
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self._own: list[Tensor | None] = [None] * len(self.parameters)
+        self._gradients: list[Tensor | None] = [None] * len(self.parameters)
 
     def check(self, accelerator: Accelerator) -> None:
         """Refuse launches that have no whole gradients.
@@ -73,26 +73,26 @@ class SeparateGradient:
         value = value if scaler is None else scaler.scale(value)  # as the others' are, in float16
         gradients = torch.autograd.grad(value, self.parameters, retain_graph=True, allow_unused=True)
         for index, gradient in enumerate(gradients):
-            known = self._own[index]
+            known = self._gradients[index]
             if gradient is not None:
-                self._own[index] = gradient if known is None else known.add_(gradient)
+                self._gradients[index] = gradient if known is None else known.add_(gradient)
 
     @torch.no_grad()
     def merge(self, accelerator: Accelerator) -> None:
         """Put both gradients together, where the optimizer looks for them; all micro-batches and processes are done."""
-        assert isinstance(self.loss.function, BatchLoss)
-        if all(gradient is None for gradient in self._own):
+        assert isinstance(self.loss.function, GradientMergingMixin)
+        if all(gradient is None for gradient in self._gradients):
             return
-        pairs = zip(self.parameters, self._own, strict=True)
-        involved = [(p, own) for p, own in pairs if own is not None or p.grad is not None]
-        own = [torch.zeros_like(p) if gradient is None else gradient for p, gradient in involved]
+        pairs = zip(self.parameters, self._gradients, strict=True)
+        involved = [(p, gradient) for p, gradient in pairs if gradient is not None or p.grad is not None]
+        separate = [torch.zeros_like(p) if gradient is None else gradient for p, gradient in involved]
         others = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in involved]
-        own = [accelerator.reduce(gradient, reduction="mean") for gradient in own]  # as DDP does with the others
+        separate = [accelerator.reduce(gradient, reduction="mean") for gradient in separate]  # as DDP does the others
         with ErrorContext(self.loss.source):
-            merged = self.loss.function.merge_gradients(own, others)
+            merged = self.loss.function.merge_gradients(separate, others)
         for (parameter, _), gradient in zip(involved, merged, strict=True):
             if parameter.grad is None:
                 parameter.grad = gradient
             else:
                 parameter.grad.copy_(gradient)
-        self._own = [None] * len(self.parameters)
+        self._gradients = [None] * len(self.parameters)

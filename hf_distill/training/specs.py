@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..batch.views import TeacherView
 from ..losses.base import BatchLoss, Loss
+from ..losses.mixins import NestedBatchMixin, TeacherViewMixin, check_mixins
 from ..losses.schedules import Schedule
 from ..plugins.manager import Plugins
 from ..serving.text_teacher import TextTeacher
@@ -58,17 +59,17 @@ class ActiveLoss:
     @property
     def student_parts(self) -> tuple[str, ...]:
         """The parts of a nested batch that the student is run on for it; none for a loss of flat batches."""
-        return self.function.student_parts if isinstance(self.function, BatchLoss) else ()
+        return self.function.student_parts if isinstance(self.function, NestedBatchMixin) else ()
 
     @property
     def teacher_parts(self) -> tuple[str, ...]:
         """The parts of a nested batch that its teacher is run on."""
-        return self.function.teacher_parts if isinstance(self.function, BatchLoss) and self.teachers else ()
+        return self.function.teacher_parts if isinstance(self.function, NestedBatchMixin) and self.teachers else ()
 
     @property
     def view(self) -> TeacherView | None:
         """How its teacher sees a batch, where not as the student does."""
-        return self.function.view if isinstance(self.function, BatchLoss) else None
+        return self.function.view if isinstance(self.function, TeacherViewMixin) else None
 
     @property
     def module(self) -> Loss | None:
@@ -90,21 +91,21 @@ def make_teachers(spec: Any, plugins: Plugins) -> dict[str, Teacher]:
         return {}
     specs = list(spec) if isinstance(spec, (list, tuple)) else [spec]
     teachers: dict[str, Teacher] = {}
-    for one in specs:
+    for entry in specs:
         name = DEFAULT_TEACHER
-        if isinstance(one, Mapping):
-            options = dict(one)
+        if isinstance(entry, Mapping):
+            options = dict(entry)
             name = options.pop("name", DEFAULT_TEACHER)
             kind = options.pop("kind", "local")
             if kind in plugins.text_teachers and kind not in plugins.teachers:
                 raise ValueError(_WRITES_TEXT.format(kind))
             teacher = plugins.teachers.create(kind, options)
-        elif isinstance(one, TextTeacher):
-            raise ValueError(_WRITES_TEXT.format(type(one).__name__))
-        elif isinstance(one, Teacher):
-            teacher = one
+        elif isinstance(entry, TextTeacher):
+            raise ValueError(_WRITES_TEXT.format(type(entry).__name__))
+        elif isinstance(entry, Teacher):
+            teacher = entry
         else:
-            teacher = LocalTeacher(one)
+            teacher = LocalTeacher(entry)
         if name in teachers:
             raise ValueError(
                 f"Two teachers are called {name!r}. Give each a name of its own: "
@@ -143,8 +144,8 @@ def _make_loss(spec: Any, teachers: Mapping[str, Teacher], plugins: Plugins) -> 
     name = options.pop("name", None) or getattr(function, "__name__", None) or type(function).__name__
     label = options.pop("label", name)
     weight = Schedule.parse(options.pop("weight", 1.0))
-    own = function is None and name != TASK and _takes_temperature(plugins, name)
-    temperature = 1.0 if own else options.pop("temperature", 1.0)
+    is_option = function is None and name != TASK and _takes_temperature(plugins, name)
+    temperature = 1.0 if is_option else options.pop("temperature", 1.0)
     if not isinstance(temperature, (int, float)) or temperature <= 0:
         raise ValueError(f"The temperature of {label!r} is {temperature!r}; expected a positive number.")
     teacher = options.pop("teacher", None)
@@ -161,6 +162,7 @@ def _make_loss(spec: Any, teachers: Mapping[str, Teacher], plugins: Plugins) -> 
     if isinstance(function, BatchLoss) and temperature != 1.0:
         raise ValueError(f"{label!r} compares features, not logits; it takes no temperature.")
     if isinstance(function, Loss):
+        check_mixins(function, label)
         function.label = label
     return ActiveLoss(
         label=label,

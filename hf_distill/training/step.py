@@ -7,27 +7,27 @@ sum, divided by a count over the whole step that is known before the first forwa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..batch.reader import BatchReader
-from ..batch.signals import Batch, Rows, Signal, SparseRows
+from ..batch.signals import Batch, Rows, Signal
 from ..batch.views import TeacherView
 from ..losses.base import BatchLoss
-from ..losses.divergences import cross_entropy
-from ..losses.engine import RowResult, RowTerm, row_losses
 from ..models.features import Taps
 from ..models.forward import run_in_forward
 from ..models.heads import Head
 from ..plugins.registry import ErrorContext
 from ..teachers.base import Teacher
+from .nested_batches import check_parts, predictions, student_parts, teacher_parts
+from .row_terms import RowTerms, row_sums
 from .separate_gradients import is_separate
-from .specs import TASK, ActiveLoss
+from .specs import ActiveLoss
+from .task_loss import ROWS, model_task_loss, router_loss
 
-ROWS = "rows"
 ROUTER = "router"
 
 
@@ -87,8 +87,6 @@ class DistillationStep:
         self.losses = list(losses)
         self.reader = reader
         self.taps = taps
-        self.shared_columns = dict(shared_columns)
-        self.memory = memory
         self.task_function = task_function
         self.accepts_item_count = accepts_item_count
         self.batch_losses = [loss for loss in losses if isinstance(loss.function, BatchLoss)]
@@ -97,6 +95,13 @@ class DistillationStep:
         self.task = next((loss for loss in losses if loss.is_task), None)
         # A vocabulary head's task loss is a row loss too and shares the student's projection with the others.
         self.task_is_row = head is not None and task_function is None
+        on_rows = [*self.row_losses, *([self.task] if self.task is not None and self.task_is_row else [])]
+        self.row_terms = RowTerms(
+            on_rows,
+            shared_columns=shared_columns,
+            memory=memory,
+            measure_task=self.task_is_row and self.task is None,
+        )
         self.needs_student_rows = bool(self.row_losses) or any(
             loss.function.needs_student_rows  # type: ignore[union-attr]
             for loss in self.batch_losses
@@ -109,7 +114,7 @@ class DistillationStep:
             ValueError: a batch has not the parts that the losses read.
         """
         for batch in batches:
-            self._check_parts(batch)
+            check_parts(self.losses, batch)
         totals = [
             torch.stack([batch.count(ROWS), *(loss.function.count(batch) for loss in self.batch_losses)])  # type: ignore[union-attr]
             for batch in batches
@@ -170,19 +175,22 @@ class DistillationStep:
                     separate = terms.pop()
                     terms.append(_without_gradient(separate, loss))
             if self.task in losses and not self.task_is_row:
-                total = self._own_task_loss(student.outputs, batch)
+                total = model_task_loss(self.student, student.outputs, batch, self.task_function)
                 terms.append(total * scales[self.task.label])
                 sums[self.task.label] = (total.detach(), batch.count(ROWS))
             on_rows = [loss for loss in losses if loss.is_row or (loss.is_task and self.task_is_row)]
             if on_rows:
                 signals = {name: teacher_signals[name, None] for loss in on_rows for name in loss.teachers}
-                result = self._rows(on_rows, student, signals, batch, scales, observe=observe)
+                result = self.row_terms.compute(on_rows, student, signals, batch, scales, observe=observe)
                 terms.append(result.total)
-                sums.update(_row_sums(result, batch.count(ROWS)))
-            if self.task in losses and (router := self._router_loss(student.outputs, batch)) is not None:
+                sums.update(row_sums(result, batch.count(ROWS)))
+            router = router_loss(self.student, student.outputs, batch) if self.task_is_row else None
+            if self.task in losses and router is not None:
                 terms.append(router * scales[self.task.label])
                 sums[ROUTER] = (router.detach(), batch.count(ROWS))
-            outputs = self._predictions(student, batch) if self.nested and whole_logits else student.outputs
+            outputs = (
+                predictions(self.batch_losses, student, batch) if self.nested and whole_logits else student.outputs
+            )
             return torch.stack([term.float() for term in terms]).sum(), sums, outputs, separate
 
         loss, sums, outputs, separate = run_in_forward(wrapper, self.student, inside)
@@ -197,8 +205,8 @@ class DistillationStep:
         def owns_parameters(loss: ActiveLoss) -> bool:
             return loss.module is not None and any(True for _ in loss.module.parameters())
 
-        awake = [loss for loss in self.losses if loss.weight.value(step, max_steps) != 0 or owns_parameters(loss)]
-        return awake or self.losses
+        active = [loss for loss in self.losses if loss.weight.value(step, max_steps) != 0 or owns_parameters(loss)]
+        return active or self.losses
 
     def total(self, means: Mapping[str, float], *, step: int, max_steps: int) -> float:
         """The weighted sum of the losses' means, by the names under which they were measured."""
@@ -213,22 +221,8 @@ class DistillationStep:
         """How many tokens the student reads of a micro-batch."""
         if not self.nested:
             return batch.count("tokens")
-        names = dict.fromkeys(name for loss in self.losses for name in loss.student_parts)
+        names = student_parts(self.losses)
         return torch.stack([batch.parts[name].count("tokens") for name in names]).sum()
-
-    def _check_parts(self, batch: Batch) -> None:
-        for loss in self.losses:
-            if missing := [name for name in (*loss.student_parts, *loss.teacher_parts) if name not in batch.parts]:
-                raise ValueError(
-                    f"The loss {loss.label!r} reads the part {missing[0]!r} of a nested batch, but the collator made "
-                    f"{'the parts ' + ', '.join(batch.parts) if batch.parts else 'a flat batch'}. Give the trainer a "
-                    "collator that makes this part."
-                )
-            if batch.parts and not loss.student_parts:
-                raise ValueError(
-                    f"The loss {loss.label!r} reads flat batches, but the collator made the parts "
-                    f"{', '.join(batch.parts)}. Leave the loss out, or give the trainer a collator of flat batches."
-                )
 
     def teacher_signal(
         self, teacher: str, batch: Batch, losses: Sequence[ActiveLoss], view: TeacherView | None = None
@@ -238,21 +232,8 @@ class DistillationStep:
             return self.teachers[teacher].signal(view.batch(batch))
         if not self.nested:
             return self.teachers[teacher].signal(batch)
-        names = dict.fromkeys(part for loss in losses if teacher in loss.teachers for part in loss.teacher_parts)
+        names = teacher_parts(losses, teacher)
         return Signal(parts={name: self.teachers[teacher].signal(batch.parts[name]) for name in names})
-
-    def _predictions(self, student: Signal, batch: Batch) -> dict[str, Tensor]:
-        """Outputs of a nested batch: what the first loss that can makes of what the student said about its parts."""
-        for loss in self.batch_losses:
-            assert isinstance(loss.function, BatchLoss)
-            with ErrorContext(loss.source):
-                if (logits := loss.function.predictions(student, batch)) is not None:
-                    return {"logits": logits}
-        raise ValueError(
-            "compute_metrics needs predictions, but none of the losses makes some of a nested batch: "
-            f"{', '.join(loss.label for loss in self.batch_losses)}. Set prediction_loss_only=True, or define "
-            "`predictions` in one of them."
-        )
 
     def run_student(self, forward: Callable[..., Any], batch: Batch, *, whole_logits: bool) -> Signal:
         """What the student says about a micro-batch; of a nested one, about each part that a loss asked for.
@@ -263,7 +244,7 @@ class DistillationStep:
             whole_logits: whether somebody reads logits of all positions.
         """
         if self.nested:
-            names = dict.fromkeys(name for loss in self.losses for name in loss.student_parts)
+            names = student_parts(self.losses)
             return Signal(parts={name: self._run_on(forward, batch.parts[name], whole_logits=True) for name in names})
         return self._run_on(forward, batch, whole_logits=whole_logits)
 
@@ -299,95 +280,6 @@ class DistillationStep:
             return values, {loss.label: (values.detach(), count)}
         parts = {f"{loss.label}/{part}": (value.detach(), count) for part, value in values.items()}
         return torch.stack(list(values.values())).sum(), parts
-
-    def _own_task_loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """The sum of the task's loss over the micro-batch's rows, from the model or the user's function.
-
-        Both give a mean over the items they are told of, or over the micro-batch; told of the micro-batch alone, that
-        mean times the count is the sum, whichever of the two it is.
-        """
-        count = batch.count(ROWS)
-        if self.task_function is not None:
-            mean = self.task_function(outputs, batch.labels, num_items_in_batch=count.clamp(min=1))
-        elif isinstance(outputs, Mapping) and "loss" not in outputs:
-            raise ValueError(
-                f"The task loss is the model's own, but {type(self.student).__name__} gave none for labels (outputs: "
-                f"{', '.join(outputs)}). Leave task out of the losses, or pass compute_loss_func to the trainer."
-            )
-        else:
-            mean = outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
-        return mean.float() * count
-
-    def _router_loss(self, outputs: Any, batch: Batch) -> Tensor | None:
-        """A mixture-of-experts student's load-balancing loss, which its own loss would have contained.
-
-        It is not linear in the batch, so it is the one term that depends on how a step is cut.
-        """
-        aux = outputs.get("aux_loss") if isinstance(outputs, Mapping) and self.task_is_row else None
-        if aux is None:
-            return None
-        coefficient = float(getattr(self.student.config, "router_aux_loss_coef", 0.0))
-        weighted: Tensor = aux * coefficient * batch.count(ROWS)
-        return weighted
-
-    def _rows(
-        self,
-        losses: Sequence[ActiveLoss],
-        student: Signal,
-        signals: Mapping[str, Signal],
-        batch: Batch,
-        scales: Mapping[str, Tensor],
-        *,
-        observe: bool,
-    ) -> RowResult:
-        """All losses on logits in one pass over the rows that count."""
-        terms = [
-            RowTerm(
-                name=loss.label,
-                function=loss.function or cross_entropy,
-                scale=scales[loss.label],
-                temperature=loss.temperature,
-                teachers=loss.teachers,
-                source=loss.source,
-            )
-            for loss in losses
-        ]
-        labels = None if batch.row_labels is None else batch.row_labels[batch.row_mask]
-        if observe and self.task_is_row and self.task is None and labels is not None:
-            # The perplexity of evaluation needs it, whether or not it is trained on.
-            terms.append(RowTerm(name=TASK, function=cross_entropy, scale=0.0, teachers=()))
-        teachers = {
-            name: self._teacher_rows(name, signals[name], batch)
-            for name in dict.fromkeys(name for term in terms for name in term.teachers)
-        }
-        assert isinstance(student.rows, Rows)
-        return row_losses(
-            student.rows.select(batch.row_mask),
-            teachers,
-            terms,
-            labels=labels,
-            columns={name: batch.by_row(name) for loss in losses if loss.module for name in loss.module.columns},
-            memory=self.memory,
-            observe=observe,
-        )
-
-    def _teacher_rows(self, name: str, signal: Signal, batch: Batch) -> Rows | SparseRows:
-        """A teacher's predictions where they count."""
-        rows = signal.rows
-        assert rows is not None
-        if rows.shape != batch.row_mask.shape:
-            raise ValueError(
-                f"The teacher {name!r} predicts at positions {tuple(rows.shape)}, the student at "
-                f"{tuple(batch.row_mask.shape)}; losses on logits compare them one by one."
-            )
-        return self.shared_rows(name, rows.select(batch.row_mask))
-
-    def shared_rows(self, teacher: str, rows: Rows | SparseRows) -> Rows | SparseRows:
-        """A teacher's rows cut to the columns that the student has, too."""
-        shared = self.shared_columns.get(teacher)
-        if isinstance(rows, Rows):
-            return replace(rows, vocab_size=shared)
-        return rows if shared in (None, rows.vocab_size) else rows.conditioned(columns=shared, temperature=1.0)
 
 
 def _without_gradient(term: Tensor, loss: ActiveLoss) -> Tensor:
@@ -425,12 +317,3 @@ def student_rows(
             "Use losses on features for such a model."
         )
     return Rows(logits=logits), outputs
-
-
-def _row_sums(result: RowResult, count: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    sums = {name: (value, count) for name, value in result.sums.items()}
-    if result.agreement_sum is not None:
-        sums["teacher_agreement"] = (result.agreement_sum, count)
-    if result.teacher_entropy_sum is not None:
-        sums["teacher_entropy"] = (result.teacher_entropy_sum, count)
-    return sums

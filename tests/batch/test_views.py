@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_distill import BatchGenerator, BatchLoss, TeacherView
+from hf_distill import BatchGenerator, BatchLoss, TeacherView, TeacherViewMixin
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
 
 from ..trainers import TEXT, trainer_for
@@ -32,7 +32,7 @@ class Backwards(TeacherView):
         return replace(batch, inputs={"input_ids": batch.extras[self.columns[0]]}, extras={})
 
 
-class Reads(BatchLoss):
+class Reads(TeacherViewMixin, BatchLoss):
     """Notes what it is given; distance of the mean states, so that there is a gradient."""
 
     items = "examples"

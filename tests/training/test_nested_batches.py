@@ -9,12 +9,12 @@ import torch
 from datasets import Dataset
 from transformers import EvalPrediction, TrainingArguments
 
-from hf_distill import BatchLoss, DistillationTrainer
+from hf_distill import BatchLoss, DistillationTrainer, NestedBatchMixin
 from hf_distill.batch.reader import BatchReader, refuse_cut_parts
 from hf_distill.testing import conformance, tiny_model, tiny_tokenizer
 
 
-class TwoViews(BatchLoss):
+class TwoViews(NestedBatchMixin, BatchLoss):
     """How far apart the first tokens' states of two views are, by the number of each example's second views."""
 
     student_parts = ("first", "second")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from hf_distill import DistillationTrainer
+from hf_distill import DistillationTrainer, RowLoss, row_loss
 from hf_distill.testing import causal_lm_dataset, classification_dataset, tiny_inputs, tiny_model, tiny_tokenizer
 
 from ..trainers import TEXT, arguments, trainer_for
@@ -89,6 +91,50 @@ def test_regression_is_taught_by_a_softmax_of_one_column(tmp_path):
     assert trainer.state.log_history[0]["logit_mse_loss"] > 0
     with pytest.raises(ValueError, match="logit_mse"):
         trainer_for(tmp_path, model=tiny_model("bert_classifier", **make), losses=["forward_kl"], **options)
+
+
+@row_loss(accepts_one_column=True)
+def absolute_difference(student_logits, teacher_logits, *, power: float = 1.0):
+    return (student_logits - teacher_logits).abs().pow(power).mean(-1)
+
+
+class Differences(RowLoss):
+    accepts_one_column = True
+
+    def forward(self, student_logits, teacher_logits):
+        return absolute_difference(student_logits, teacher_logits)
+
+
+@pytest.mark.parametrize(
+    ("loss", "accepted"),
+    [
+        ({"name": "logit_mse", "label": "mse"}, True),
+        ({"function": absolute_difference}, True),
+        ({"function": functools.partial(absolute_difference, power=2.0), "label": "squares"}, True),
+        ({"function": Differences()}, True),
+        ({"name": "forward_kl", "label": "logit_mse"}, False),
+        ({"name": "jsd", "beta": 0.3, "label": "logit_mse"}, False),
+        ({"name": "taid", "label": "logit_mse"}, False),
+    ],
+)
+def test_a_loss_says_itself_whether_it_teaches_one_column(tmp_path, loss, accepted):
+    make = {"num_labels": 1, "problem_type": "regression"}
+    options = {
+        "model": tiny_model("bert_classifier", **make),
+        "teacher": tiny_model("bert_classifier", seed=1, **make),
+        "data": classification_dataset(8).map(lambda row: {"labels": float(row["labels"])}),
+        "collator": DataCollatorWithPadding(tiny_tokenizer()),
+        "plugins": ["lm"],
+        "losses": [loss],
+        "max_steps": 1,
+    }
+    if accepted:
+        trainer = trainer_for(tmp_path, **options)
+        trainer.train()
+        assert trainer.state.log_history[-1]["train_loss"] > 0
+    else:
+        with pytest.raises(ValueError, match="'logit_mse' would be zero forever"):
+            trainer_for(tmp_path, **options)
 
 
 def test_classes_in_another_order_train_on_the_wrong_ones(tmp_path):

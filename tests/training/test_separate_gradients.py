@@ -10,13 +10,13 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers import DataCollatorWithPadding, TrainingArguments
 
-from hf_distill import BatchLoss, DistillationTrainer
+from hf_distill import BatchLoss, DistillationTrainer, GradientMergingMixin, TrainDatasetMixin
 from hf_distill.testing import classification_dataset, tiny_model, tiny_tokenizer
 
 RATE = 0.5
 
 
-class Apart(BatchLoss):
+class Apart(GradientMergingMixin, BatchLoss):
     """The squares of a map of the logits, which the task's loss does not know."""
 
     items = "rows"
@@ -34,9 +34,9 @@ class Apart(BatchLoss):
     def forward(self, student, teacher, batch):
         return self.map(student.rows.logits).square().sum()
 
-    def merge_gradients(self, own, others):
-        self.seen.append(([g.clone() for g in own], [g.clone() for g in others]))
-        return [self.keep * g + g0 for g, g0 in zip(own, others, strict=True)]
+    def merge_gradients(self, gradients, other_gradients):
+        self.seen.append(([g.clone() for g in gradients], [g.clone() for g in other_gradients]))
+        return [self.keep * g + g0 for g, g0 in zip(gradients, other_gradients, strict=True)]
 
 
 def trainer_for(folder, losses, *, micro_batch=4, accumulation=1):
@@ -115,7 +115,7 @@ def test_gradients_that_are_divided_up_are_merged_piece_by_piece(tmp_path, kind)
         separate.check(SimpleNamespace(distributed_type=kind))
 
 
-class Counting(BatchLoss):
+class Counting(TrainDatasetMixin, BatchLoss):
     """Counts the training examples."""
 
     needs_teacher = False

@@ -7,9 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from .precision import wide
+from hf_distill import Paper, as_float32, row_loss
 
 
+@row_loss(
+    paper=Paper("Yang et al.", 2024, title="Dual-Head Knowledge Distillation", arxiv="2411.08937"),
+    accepts_one_column=True,
+)
 def binary_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """The KL of a fair coin and one with ``s_c = sigmoid(z_student - z_teacher)``, summed over classes.
 
@@ -28,8 +32,8 @@ def binary_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Paper: Yang et al. (2024), Dual-Head Knowledge Distillation, arXiv:2411.08937 (BinaryKL-Norm). The authors' code
         clamps s to 1e-8 from 0 and 1; this does not.
     """
-    teacher = wide(teacher_logits.detach())
-    half = ((wide(student_logits) - teacher) / 2).masked_fill(teacher == -torch.inf, 0)
+    teacher = as_float32(teacher_logits.detach())
+    half = ((as_float32(student_logits) - teacher) / 2).masked_fill(teacher == -torch.inf, 0)
     # log cosh(x) = |x| + log(1 + exp(-2 |x|)) - log 2
     size = half.abs()
     return (size + torch.nn.functional.softplus(-2 * size) - math.log(2)).sum(-1)

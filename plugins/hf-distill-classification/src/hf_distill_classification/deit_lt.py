@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Signal, StepInfo
+from hf_distill import Batch, BatchLoss, Paper, Signal, StepInfo, TrainDatasetMixin, as_float32
 
 from .class_counts import check_counts, class_balanced_weights, count_classes
 from .examples import class_labels, logits_of, num_classes
-from .precision import wide
 
 HEADS = ("cls_classifier", "distillation_classifier")
 
 
-class DeiTLT(BatchLoss):
+class DeiTLT(TrainDatasetMixin, BatchLoss):
     """``(1 - alpha) CE(class head, label) + alpha w CE(distillation head, the teacher's most likely class)``.
 
     For students with two heads, as `DeiTForImageClassificationWithTeacher`, whose prediction is the mean of both. The
@@ -48,6 +47,7 @@ class DeiTLT(BatchLoss):
         over the training data; they leave mixup out once weights count, which is the collator's business here.
     """
 
+    paper = Paper("Rangwani et al.", 2024, name="DeiT-LT", arxiv="2404.02900")
     items = "rows"
     needs_teacher_rows = True
     counts: Tensor
@@ -112,7 +112,7 @@ class DeiTLT(BatchLoss):
             ValueError: there are no labels.
         """
         labels = class_labels(batch, "deit_lt")
-        ours, distilled = (wide(student.features[name]) for name in self.student_taps)
+        ours, distilled = (as_float32(student.features[name]) for name in self.student_taps)
         decisions = logits_of(teacher, "deit_lt", whose="teacher").argmax(-1)
         weights = torch.where(self.reweighting > 0, normalised_weights(self.counts, beta=self.beta), 1)
         by_label = nn.functional.cross_entropy(ours, labels, reduction="none")

@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_distill import Batch, BatchLoss, Signal
+from hf_distill import Batch, BatchLoss, Paper, Signal, as_float32
 
 from .examples import logits_of
-from .precision import wide
 
 _EPSILON = 1e-8
 
@@ -38,6 +37,9 @@ class DIST(BatchLoss):
         authors' weights of both parts differ between their experiments (1 or 2).
     """
 
+    paper = Paper(
+        "Huang et al.", 2022, title="Knowledge Distillation from a Stronger Teacher", name="DIST", arxiv="2205.10536"
+    )
     items = "rows"
     needs_student_rows = True
     needs_teacher_rows = True
@@ -51,7 +53,7 @@ class DIST(BatchLoss):
     def forward(self, student: Signal, teacher: Signal, batch: Batch) -> dict[str, Tensor]:
         """The sums over the rows that count."""
         q, p = (
-            (wide(logits_of(signal, "dist", whose=whose)) / self.temperature).softmax(-1).flatten(0, -2)
+            (as_float32(logits_of(signal, "dist", whose=whose)) / self.temperature).softmax(-1).flatten(0, -2)
             for signal, whose in ((student, "student"), (teacher, "teacher"))
         )
         present = batch.row_mask.flatten()

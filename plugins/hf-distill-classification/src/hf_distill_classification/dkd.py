@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .precision import log_probabilities
+from hf_distill import Paper, row_loss
+
+from .log_probabilities import log_probabilities
 from .standardized_kl import standardize as standardized
 
 
+@row_loss(paper=Paper("Zhao et al.", 2022, title="Decoupled Knowledge Distillation", name="DKD", arxiv="2203.08679"))
 def dkd(
     student_logits: Tensor,
     teacher_logits: Tensor,

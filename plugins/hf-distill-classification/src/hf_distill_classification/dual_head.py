@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Signal
+from hf_distill import Batch, BatchLoss, Float32Linear, GradientMergingMixin, Paper, Signal
 
 from .binary_kl import binary_kl
 from .examples import classifier_path, last_token, logits_of, num_classes
-from .precision import Linear
 
 
-class DualHead(BatchLoss):
+class DualHead(GradientMergingMixin, BatchLoss):
     """`binary_kl` of the teacher's logits and those of a second head on the features that the student's head reads.
 
     Labels and logits pull the weights of one head in opposite directions, while the features below profit from both.
@@ -45,6 +44,7 @@ class DualHead(BatchLoss):
         whole step, where the authors' code knows neither accumulation nor several processes.
     """
 
+    paper = Paper("Yang et al.", 2024, title="Dual-Head Knowledge Distillation", arxiv="2411.08937")
     items = "rows"
     needs_teacher_rows = True
 
@@ -80,11 +80,11 @@ class DualHead(BatchLoss):
         assert isinstance(width, int)
         self.student_taps = (f"input:{path}",)
         if self.hidden_width is None:
-            self.head: nn.Module = Linear(width, classes)
+            self.head: nn.Module = Float32Linear(width, classes)
         else:
             normalise = nn.LayerNorm(self.hidden_width, elementwise_affine=False)
-            hidden = (Linear(width, self.hidden_width), nn.Dropout(self.dropout), normalise, nn.ReLU())
-            self.head = nn.Sequential(*hidden, Linear(self.hidden_width, classes))
+            hidden = (Float32Linear(width, self.hidden_width), nn.Dropout(self.dropout), normalise, nn.ReLU())
+            self.head = nn.Sequential(*hidden, Float32Linear(self.hidden_width, classes))
 
     def forward(self, student: Signal, teacher: Signal, batch: Batch) -> Tensor:
         """The sum over the examples that count."""
@@ -94,17 +94,17 @@ class DualHead(BatchLoss):
             values = binary_kl(self.head(features) / self.temperature, theirs / self.temperature)
         return self.temperature**2 * torch.where(batch.row_mask, values, 0).sum()
 
-    def merge_gradients(self, own: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    def merge_gradients(self, gradients: Sequence[Tensor], other_gradients: Sequence[Tensor]) -> list[Tensor]:
         """Their sum, the first without what opposes the second."""
-        return align(own, others)
+        return align(gradients, other_gradients)
 
 
-def align(own: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
-    """``g_0 + g - min(0, g . g_0) / |g_0|^2 g_0`` for gradients g (`own`) and g_0 (`others`), a tensor a parameter.
+def align(gradients: Sequence[Tensor], other_gradients: Sequence[Tensor]) -> list[Tensor]:
+    """``g_0 + g - min(0, g . g_0) / |g_0|^2 g_0`` for `gradients` g and `other_gradients` g_0, a tensor a parameter.
 
     Paper: Yang et al. (2024), arXiv:2411.08937; Yu et al. (2020), arXiv:2001.06782, algorithm 1, with g_0 left whole.
     """
-    product = torch.stack([(g * g0).sum() for g, g0 in zip(own, others, strict=True)]).sum()
-    square = torch.stack([g0.square().sum() for g0 in others]).sum()
+    product = torch.stack([(g * g0).sum() for g, g0 in zip(gradients, other_gradients, strict=True)]).sum()
+    square = torch.stack([g0.square().sum() for g0 in other_gradients]).sum()
     opposed = product.clamp(max=0) / square.clamp(min=torch.finfo(square.dtype).tiny)
-    return [g + (1 - opposed) * g0 for g, g0 in zip(own, others, strict=True)]
+    return [g + (1 - opposed) * g0 for g, g0 in zip(gradients, other_gradients, strict=True)]

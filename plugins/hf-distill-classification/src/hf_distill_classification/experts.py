@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_distill import Float32Linear, as_float32
+
 from .examples import classifier_path, num_classes
-from .precision import Linear, wide
 
 
 def experts(
@@ -58,12 +59,12 @@ class Expert(nn.Module):
 
     def __init__(self, width: int, num_classes: int, *, scale: float) -> None:
         super().__init__()
-        self.hidden = Linear(width, width)
+        self.hidden = Float32Linear(width, width)
         self.cosines = CosineLinear(width, num_classes, scale=scale)
 
     def forward(self, features: Tensor) -> Tensor:
         """``[..., H]`` to ``[..., C]``."""
-        features = wide(features)
+        features = as_float32(features)
         logits: Tensor = self.cosines(features + nn.functional.gelu(self.hidden(features)))
         return logits
 

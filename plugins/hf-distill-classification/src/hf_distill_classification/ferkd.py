@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .precision import log_probabilities
+from hf_distill import Paper, row_loss
+
+from .log_probabilities import log_probabilities
 
 
+@row_loss(paper=Paper("Shen", 2023, name="FerKD", arxiv="2312.17473"))
 def ferkd(
     student_logits: Tensor,
     teacher_logits: Tensor,

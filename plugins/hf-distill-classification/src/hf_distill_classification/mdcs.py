@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Signal, StepInfo
+from hf_distill import Batch, BatchLoss, NestedBatchMixin, Paper, Signal, StepInfo, TrainDatasetMixin, as_float32
 
 from .class_counts import check_counts, count_classes
 from .examples import class_labels, num_classes
 from .experts import ExpertHead
-from .precision import wide
 
 
-class MDCS(BatchLoss):
+class MDCS(NestedBatchMixin, TrainDatasetMixin, BatchLoss):
     """Diversity and consistency of the experts of a student made by the transform `experts`; there is no teacher.
 
     Expert k learns labels with logits ``e_k = z_k + lambda_k log n_c``, n_c the number of training examples of class c:
@@ -47,6 +46,13 @@ class MDCS(BatchLoss):
         right about in a batch, which depends on how a step is cut, we by that of all examples.
     """
 
+    paper = Paper(
+        "Zhao et al.",
+        2023,
+        title="MDCS: More Diverse Experts with Consistency Self-distillation for Long-tailed Recognition",
+        name="MDCS",
+        arxiv="2308.09922",
+    )
     items = "examples"
     needs_teacher = False
     student_parts = ("weak", "strong")
@@ -121,7 +127,7 @@ class MDCS(BatchLoss):
         weak, strong = (
             torch.stack(
                 [
-                    wide(student.parts[part].features[tap]) + strength * prior
+                    as_float32(student.parts[part].features[tap]) + strength * prior
                     for tap, strength in zip(self.student_taps, self.strengths, strict=True)
                 ]
             )

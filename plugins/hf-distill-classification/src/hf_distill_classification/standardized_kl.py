@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hf_distill import forward_kl
-
-from .precision import wide
+from hf_distill import Paper, as_float32, forward_kl, row_loss
 
 
+@row_loss(paper=Paper("Sun et al.", 2024, title="Logit Standardization in Knowledge Distillation", arxiv="2403.01427"))
 def standardized_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """``KL(softmax(Z(z_teacher) / T) || softmax(Z(z_student) / T))`` with Z as in `standardize`.
 
@@ -35,6 +34,6 @@ def standardize(logits: Tensor) -> Tensor:
 
     As in the authors' code, the deviation is that of a sample (it divides by V - 1).
     """
-    logits = wide(logits)
+    logits = as_float32(logits)
     centred = logits - logits.mean(-1, keepdim=True)
     return centred / (logits.std(-1, keepdim=True) + 1e-7)

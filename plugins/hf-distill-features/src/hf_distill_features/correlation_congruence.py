@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hf_distill import Paper
+
 from .pooled import LAST, PooledLoss, masked_mean, pairs_of
 
 
@@ -32,6 +34,8 @@ class CorrelationCongruence(PooledLoss):
     Raises:
         ValueError: an option out of its range.
     """
+
+    paper = Paper("Peng et al.", 2019, title="Correlation Congruence for Knowledge Distillation", arxiv="1904.01802")
 
     def __init__(
         self,

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, Signal, StepInfo, hidden_width
+from hf_distill import Batch, Float32Linear, Paper, Signal, StepInfo, hidden_width
 
-from .linear import Linear
 from .memory import ContrastMemory
 from .pooled import PooledLoss, examples_present
 
@@ -45,6 +44,8 @@ class CRD(PooledLoss):
     Raises:
         ValueError: an option out of its range.
     """
+
+    paper = Paper("Tian et al.", 2020, title="Contrastive Representation Distillation", name="CRD", arxiv="1910.10699")
 
     def __init__(
         self,
@@ -90,8 +91,8 @@ class CRD(PooledLoss):
         """
         super().setup(student, teacher, tokenizer)
         assert teacher is not None  # checked above
-        self.student_map = Linear(hidden_width(student, self.stack or ""), self.width)
-        self.teacher_map = Linear(hidden_width(teacher, self.stack or ""), self.width)
+        self.student_map = Float32Linear(hidden_width(student, self.stack or ""), self.width)
+        self.teacher_map = Float32Linear(hidden_width(teacher, self.stack or ""), self.width)
         self.memory = ContrastMemory(self.num_examples, self.width, **self.options)
 
     def on_step_end(self, info: StepInfo) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Plugins, Signal
+from hf_distill import Batch, BatchLoss, Paper, Plugins, Signal
 
 
 class ErnieLatent(BatchLoss):
@@ -28,6 +28,14 @@ class ErnieLatent(BatchLoss):
         embeddings: compare the input of the first block as well.
         stack: "encoder" or "decoder" of an encoder-decoder; the default is its decoder.
     """
+
+    paper = Paper(
+        "Su et al.",
+        2021,
+        title="ERNIE-Tiny: A Progressive Distillation Framework for Pretrained Transformer Compression",
+        name="ERNIE-Tiny",
+        arxiv="2106.02241",
+    )
 
     def __init__(
         self,

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_distill import hidden_width
+from hf_distill import Float32Linear, Paper, hidden_width
 
 from .hybrid import HybridLoss
-from .linear import Linear
 
 
 class HybridFeatures(HybridLoss):
@@ -32,6 +31,13 @@ class HybridFeatures(HybridLoss):
     Raises:
         ValueError: an option out of its range.
     """
+
+    paper = Paper(
+        "Shi et al.",
+        2023,
+        title="Hybrid Distillation: Connecting Masked Autoencoders with Contrastive Learners",
+        arxiv="2306.15876",
+    )
 
     def __init__(
         self,
@@ -56,7 +62,7 @@ class HybridFeatures(HybridLoss):
         assert teacher is not None  # checked above
         ours, theirs = (hidden_width(model, self.stack or "") for model in (student, teacher))
         self.maps = nn.ModuleList(
-            nn.Identity() if ours == theirs else Linear(ours, theirs, bias=False) for _ in self.pairs
+            nn.Identity() if ours == theirs else Float32Linear(ours, theirs, bias=False) for _ in self.pairs
         )
 
     def tap_names(self, block: int) -> tuple[str, ...]:

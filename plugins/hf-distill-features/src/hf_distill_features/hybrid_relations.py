@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hf_distill import Paper
+
 from .hybrid import HybridLoss
 
 RELATIONS = {
@@ -43,6 +45,13 @@ class HybridRelations(HybridLoss):
     Raises:
         ValueError: an option out of its range.
     """
+
+    paper = Paper(
+        "Shi et al.",
+        2023,
+        title="Hybrid Distillation: Connecting Masked Autoencoders with Contrastive Learners",
+        arxiv="2306.15876",
+    )
 
     def __init__(
         self,

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import hidden_width
+from hf_distill import Float32Linear, Paper, hidden_width
 
-from .linear import Linear
 from .pooled import PooledLoss, masked_mean, pairs_of
 
 BASELINES = ("learned", "constant")
@@ -43,6 +42,14 @@ class MIAlpha(PooledLoss):
     Raises:
         ValueError: an option out of its range.
     """
+
+    paper = Paper(
+        "He et al.",
+        2021,
+        title="Distiller: A Systematic Study of Model Distillation Methods in Natural Language Processing",
+        name="MI-alpha",
+        arxiv="2109.11105",
+    )
 
     def __init__(
         self,
@@ -75,10 +82,10 @@ class MIAlpha(PooledLoss):
         super().setup(student, teacher, tokenizer)
         assert teacher is not None  # checked above
         widths = hidden_width(student, self.stack or ""), hidden_width(teacher, self.stack or "")
-        self.student_maps = nn.ModuleList(Linear(widths[0], self.critic_width) for _ in self.pairs)
-        self.teacher_maps = nn.ModuleList(Linear(widths[1], self.critic_width) for _ in self.pairs)
+        self.student_maps = nn.ModuleList(Float32Linear(widths[0], self.critic_width) for _ in self.pairs)
+        self.teacher_maps = nn.ModuleList(Float32Linear(widths[1], self.critic_width) for _ in self.pairs)
         if self.baseline == "learned" and self.alpha < 1:  # DDP refuses parameters that nothing reads
-            self.baselines = nn.ModuleList(Linear(widths[1], 1) for _ in self.pairs)
+            self.baselines = nn.ModuleList(Float32Linear(widths[1], 1) for _ in self.pairs)
             for parameter in self.baselines.parameters():  # starts as the constant one
                 nn.init.constant_(parameter, float(parameter.dim() == 1))
 

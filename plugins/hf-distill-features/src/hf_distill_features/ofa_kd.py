@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Signal, hidden_width, num_blocks
+from hf_distill import Batch, BatchLoss, Float32Linear, Paper, Signal, as_float32, hidden_width, num_blocks
 
-from .linear import Linear
 from .pooled import pool
 
 
@@ -47,6 +46,13 @@ class OFAKD(BatchLoss):
         ValueError: options that do not go together.
     """
 
+    paper = Paper(
+        "Hao et al.",
+        2023,
+        title="One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
+        name="OFA-KD",
+        arxiv="2310.19444",
+    )
     items = "rows"
     needs_student_rows = True
     needs_teacher_rows = True
@@ -127,7 +133,7 @@ class OFAKD(BatchLoss):
 
 def ofa_targets(teacher_logits: Tensor, labels: Tensor, exponent: float) -> Tensor:
     """``(p + onehot)^e - onehot``, which need not sum to one, ``[n, C]`` in float32."""
-    p = teacher_logits.to(torch.promote_types(teacher_logits.dtype, torch.float32)).softmax(-1)
+    p = as_float32(teacher_logits).softmax(-1)
     target = nn.functional.one_hot(labels, p.shape[-1])
     return (p + target) ** exponent - target
 
@@ -150,7 +156,7 @@ def exit_blocks(depth: int, number: int) -> list[int]:
 
 def _branch(width: int, num_classes: int) -> nn.Module:
     normalize = nn.LayerNorm(width, elementwise_affine=False)  # stages differ in scale
-    return nn.Sequential(normalize, Linear(width, width), nn.GELU(), Linear(width, num_classes))
+    return nn.Sequential(normalize, Float32Linear(width, width), nn.GELU(), Float32Linear(width, num_classes))
 
 
 def _num_classes(model: nn.Module, whose: str) -> int:

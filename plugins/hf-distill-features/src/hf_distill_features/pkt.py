@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hf_distill import Paper
+
 from .pooled import PooledLoss, masked_mean, pairs_of
 
 _SMALL = 1e-7
@@ -21,6 +23,14 @@ class PKT(PooledLoss):
 
     See `PooledLoss` for the options and for what a batch is.
     """
+
+    paper = Paper(
+        "Passalis and Tefas",
+        2018,
+        title="Learning Deep Representations with Probabilistic Knowledge Transfer",
+        name="PKT",
+        arxiv="1803.10837",
+    )
 
     def relation(self, pair: int, student: Tensor, teacher: Tensor, present: Tensor) -> Tensor:
         """`pkt`."""

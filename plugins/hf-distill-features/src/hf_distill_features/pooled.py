@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, FeatureLoss, Signal
+from hf_distill import Batch, FeatureLoss, Signal, as_float32
 
 LAST = ((-1, -1),)
 POOLINGS = ("mean", "first", "last", "flatten")
@@ -141,7 +141,7 @@ def pool(features: Tensor, mask: Tensor, pooling: str = "mean") -> Tensor:
         raise ValueError(
             f"A feature has the shape {tuple(features.shape)}; expected [B, H], [B, S, H] or [B, C, h, w]."
         )
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    features = as_float32(features)
     if features.dim() == 2:
         return features
     if features.dim() == 4:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hf_distill import Paper
+
 from .pooled import PooledLoss, masked_mean, pairs_of
 
 
@@ -18,6 +20,8 @@ class RKDDistance(PooledLoss):
 
     See `PooledLoss` for the options and for what a batch is.
     """
+
+    paper = Paper("Park et al.", 2019, title="Relational Knowledge Distillation", name="RKD", arxiv="1904.05068")
 
     def relation(self, pair: int, student: Tensor, teacher: Tensor, present: Tensor) -> Tensor:
         """`rkd_distance`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hf_distill import Paper
+
 from .pooled import PooledLoss, masked_mean, pairs_of
 
 
@@ -18,6 +20,8 @@ class SimilarityPreserving(PooledLoss):
 
     See `PooledLoss` for the options and for what a batch is.
     """
+
+    paper = Paper("Tung and Mori", 2019, title="Similarity-Preserving Knowledge Distillation", arxiv="1907.09682")
 
     def relation(self, pair: int, student: Tensor, teacher: Tensor, present: Tensor) -> Tensor:
         """`similarity_preserving`."""

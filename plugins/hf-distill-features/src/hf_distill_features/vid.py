@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import FeatureLoss, hidden_width
-
-from .linear import Linear
+from hf_distill import FeatureLoss, Float32Linear, Paper, as_float32, hidden_width
 
 _MIN_VARIANCE = 1e-5
 
@@ -34,6 +32,14 @@ class VID(FeatureLoss):
     Raises:
         ValueError: the variance is too small.
     """
+
+    paper = Paper(
+        "Ahn et al.",
+        2019,
+        title="Variational Information Distillation for Knowledge Transfer",
+        name="VID",
+        arxiv="1904.05835",
+    )
 
     def __init__(
         self,
@@ -75,14 +81,14 @@ class Gaussian(nn.Module):
     def __init__(self, student_width: int, teacher_width: int, variance: float) -> None:
         super().__init__()
         widths = [(student_width, teacher_width), (teacher_width, teacher_width), (teacher_width, teacher_width)]
-        first, second, third = (Linear(*pair, bias=False) for pair in widths)
+        first, second, third = (Float32Linear(*pair, bias=False) for pair in widths)
         self.mean = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
         start = math.log(math.expm1(variance - _MIN_VARIANCE))
         self.log_scale = nn.Parameter(torch.full((teacher_width,), start))
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., student width]`` to the mean ``[..., teacher width]`` and the variances ``[teacher width]``."""
-        scale = self.log_scale.to(torch.promote_types(self.log_scale.dtype, torch.float32))
+        scale = as_float32(self.log_scale)
         return self.mean(hidden), nn.functional.softplus(scale) + _MIN_VARIANCE
 
 

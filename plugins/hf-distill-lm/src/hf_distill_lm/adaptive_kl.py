@@ -5,11 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_distill import rowwise
+from hf_distill import Paper, row_loss, rowwise
 
 _MOST_IN_HEAD = 256
 
 
+@row_loss(
+    paper=Paper(
+        "Wu et al.",
+        2024,
+        title="Rethinking KL Divergence in Knowledge Distillation for LLMs",
+        name="AKL",
+        arxiv="2404.02657",
+    )
+)
 def adaptive_kl(student_logits: Tensor, teacher_logits: Tensor, *, head: float = 0.5) -> Tensor:
     """``w KL(p || q) + (1 - w) KL(q || p)``; w is the head's share of ``sum |p - q|``, taken as constant.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_distill import reverse_kl
+from hf_distill import Paper, as_float32, reverse_kl, row_loss
 
 _LEAST_WEIGHT = 1e-3
 _EXCLUDED = -1e4  # stands for logits of -inf, whose difference is not a number
 
 
+@row_loss(paper=Paper("Zhang et al.", 2025, name="AlignDistil", arxiv="2503.02832"))
 def aligndistil(
     student_logits: Tensor,
     preferred_logits: Tensor,
@@ -43,10 +44,7 @@ def aligndistil(
     if not beta > 0 or not extrapolation > 0:
         raise ValueError(f"beta is {beta}, extrapolation {extrapolation}; expected positive numbers.")
     with torch.no_grad():
-        preferred, other = (
-            logits.to(torch.promote_types(logits.dtype, torch.float32)).clamp(min=_EXCLUDED)
-            for logits in (preferred_logits, reversed_logits)
-        )
+        preferred, other = (as_float32(logits).clamp(min=_EXCLUDED) for logits in (preferred_logits, reversed_logits))
         distance = preferred.softmax(-1).sub_(other.softmax(-1)).abs_().sum(-1)
         weight = distance.mul_(extrapolation).add_(_LEAST_WEIGHT)
         target = torch.sub(preferred, other, out=other).mul_(weight[:, None]).add_(preferred)

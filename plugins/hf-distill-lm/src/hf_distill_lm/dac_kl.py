@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill import RowLoss
+from hf_distill import Float32Linear, Paper, RowLoss, as_float32
 
 
 class DACKL(RowLoss):
@@ -41,6 +41,8 @@ class DACKL(RowLoss):
         -p + q, without which it could win by choosing, are a reconstruction.
     """
 
+    paper = Paper("Liu et al.", 2024, title="Multi-Granularity Semantic Revision", arxiv="2407.10068")
+
     def __init__(
         self, *, num_classes: int = 64, width: int = 64, least_mass: float = 0.5, sharpness: float = 0.02
     ) -> None:
@@ -52,21 +54,21 @@ class DACKL(RowLoss):
         if not sharpness > 0:
             raise ValueError(f"sharpness is {sharpness}; expected a positive number.")
         self.num_classes, self.width, self.least_mass, self.sharpness = num_classes, width, least_mass, sharpness
-        self.hidden: nn.Linear | None = None
-        self.ends: nn.Linear | None = None
+        self.hidden: Float32Linear | None = None
+        self.ends: Float32Linear | None = None
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
         """Create the network; it begins with nearly the whole distribution."""
-        self.hidden = nn.Linear(2 * self.num_classes, self.width)
-        self.ends = nn.Linear(self.width, 2)
+        self.hidden = Float32Linear(2 * self.num_classes, self.width)
+        self.ends = Float32Linear(self.width, 2)
         with torch.no_grad():
             self.ends.weight.mul_(0.1)
             self.ends.bias.copy_(torch.tensor([3.0, 0.0]))
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         """Values, ``[n]``."""
-        teacher_logits = _wide(teacher_logits.detach())
-        student_logits = _wide(student_logits)
+        teacher_logits = as_float32(teacher_logits.detach())
+        student_logits = as_float32(student_logits)
         log_total_p, log_total_q = (x.logsumexp(-1, keepdim=True) for x in (teacher_logits, student_logits))
         likely, ids = teacher_logits.topk(min(self.num_classes, teacher_logits.shape[-1]), dim=-1)
         log_p, log_q = likely - log_total_p, student_logits.gather(-1, ids) - log_total_q
@@ -86,7 +88,7 @@ class DACKL(RowLoss):
         assert self.ends is not None
         missing = self.num_classes - p.shape[-1]  # in a smaller vocabulary
         seen = torch.cat([nn.functional.pad(x, (0, missing)) for x in (p, q)], -1)
-        width, low = _linear(self.ends, _linear(self.hidden, seen).relu()).sigmoid().split(1, dim=-1)
+        width, low = self.ends(self.hidden(seen).relu()).sigmoid().split(1, dim=-1)
         width = self.least_mass + (1 - self.least_mass) * width
         low = (1 - width) * low
         place = p.cumsum(-1) - p / 2
@@ -99,12 +101,3 @@ def _terms(log_p: Tensor, log_q: Tensor) -> Tensor:
     """``p log(p / q) - p + q`` of log-probabilities, at least zero; log p may be -inf."""
     p, q = log_p.exp(), log_q.exp()
     return p * (log_p.clamp(min=-1e4) - log_q.clamp(min=-1e4)) - p + q
-
-
-def _linear(layer: nn.Linear, rows: Tensor) -> Tensor:
-    """In the type of `rows`, whatever the weights are kept in."""
-    return nn.functional.linear(rows, layer.weight.to(rows.dtype), layer.bias.to(rows.dtype))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_distill import RowLoss, StepInfo, rowwise
+from hf_distill import Paper, RowLoss, StepInfo, rowwise
 
 TEACHER, STUDENT = 0, 1  # values of the column
 
@@ -35,6 +35,7 @@ class DistiLLM2(RowLoss):
         as by the formula.
     """
 
+    paper = Paper("Ko et al.", 2025, name="DistiLLM-2", arxiv="2503.07067")
     columns = ("source",)
     clock: Tensor
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Rows, SparseRows
+from hf_distill import Rows, SparseRows, as_float32
 
 # (student's logits [c, V], teacher's logits [c, V], which rows of the n) -> a sum
 ChunkLoss = Callable[[Tensor, Tensor, slice], Tensor]
@@ -48,7 +48,10 @@ def sum_over_chunks(function: ChunkLoss, student: Rows, teacher: Rows | SparseRo
         if student.head is None:
             with torch.autocast(student.tensor.device.type, enabled=False):
                 return torch.stack(
-                    [function(_wide(student.tensor[chunk]), _teacher_logits(teacher, chunk), chunk) for chunk in chunks]
+                    [
+                        function(as_float32(student.tensor[chunk]), _teacher_logits(teacher, chunk), chunk)
+                        for chunk in chunks
+                    ]
                 ).sum()
         parameters = [parameter for parameter in student.head.module.parameters() if parameter.requires_grad]
         constants = function, student, teacher, chunks, torch.is_grad_enabled()
@@ -73,12 +76,12 @@ class _AtOnce(torch.autograd.Function):
         # Leaves in their place: ZeRO-3 shows the graph empty parameters while nobody gathers them.
         leaves = {id(parameter): parameter.detach().requires_grad_(differentiate) for parameter in parameters}
         # In float32 or wider, since chunks add up small contributions.
-        gradients = [torch.zeros_like(_wide(tensor)) for tensor in (states, *parameters)] if differentiate else []
+        gradients = [torch.zeros_like(as_float32(tensor)) for tensor in (states, *parameters)] if differentiate else []
         ctx.dtypes = [tensor.dtype for tensor in (states, *parameters)]
         total = states.new_zeros((), dtype=torch.promote_types(states.dtype, torch.float32))
         with torch.set_grad_enabled(differentiate), torch.autocast(states.device.type, enabled=False):
             for chunk in chunks:
-                rows = _wide(states[chunk].detach()).requires_grad_(differentiate)
+                rows = as_float32(states[chunk].detach()).requires_grad_(differentiate)
                 value = function(_project(student, rows, leaves), _teacher_logits(teacher, chunk), chunk)
                 total += value.detach()
                 if differentiate:
@@ -103,7 +106,7 @@ def _teacher_logits(teacher: Rows | SparseRows, chunk: slice) -> Tensor:
     if isinstance(teacher, SparseRows):
         return teacher[chunk].logits()
     rows = teacher.tensor[chunk]
-    return _wide(rows) if teacher.head is None else _project(teacher, rows, {})
+    return as_float32(rows) if teacher.head is None else _project(teacher, rows, {})
 
 
 def _project(rows: Rows, states: Tensor, leaves: dict[int, Tensor]) -> Tensor:
@@ -118,14 +121,10 @@ def _project(rows: Rows, states: Tensor, leaves: dict[int, Tensor]) -> Tensor:
         weight = leaves.get(id(head.weight), head.weight)
         bias = None if head.bias is None else leaves.get(id(head.bias), head.bias)
         logits = nn.functional.linear(states.to(weight.dtype), weight, bias)
-    return _wide(head.finish(_wide(logits)))
+    return as_float32(head.finish(as_float32(logits)))
 
 
 def _width(rows: Rows | SparseRows) -> int:
     if isinstance(rows, SparseRows):
         return rows.vocab_size
     return rows.tensor.shape[-1] if rows.head is None else rows.head.vocab_size
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

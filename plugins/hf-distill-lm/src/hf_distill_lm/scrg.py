@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_distill import LoopModels, OnPolicy, forward_kl
-
-IGNORE_INDEX = -100
+from hf_distill import IGNORE_INDEX, LoopModels, OnPolicy, forward_kl
 
 
 class SCRG(OnPolicy):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_distill import Batch, BatchLoss, Rows, Signal
+from hf_distill import Batch, BatchLoss, Paper, Rows, Signal
 
 from .projected import sum_over_chunks
 
@@ -42,6 +42,7 @@ class SinKD(BatchLoss):
         softmax runs over positions.
     """
 
+    paper = Paper("Cui et al.", 2024, title="Sinkhorn Distance Minimization for KD", name="SinKD", arxiv="2402.17110")
     items = "rows"
     needs_student_rows = True
     needs_teacher_rows = True

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill import Batch, BatchLoss, Rows, Signal
+from hf_distill import Batch, BatchLoss, Paper, Rows, Signal
 
 from .projected import sum_over_chunks
 from .spans import NO_SPAN
@@ -38,6 +38,7 @@ class SpanRelation(BatchLoss):
         the paper's description, which takes phrases from an off-the-shelf chunker.
     """
 
+    paper = Paper("Liu et al.", 2024, title="Multi-Granularity Semantic Revision", arxiv="2407.10068")
     items = "rows"  # pairs of them
     needs_student_rows = True
     needs_teacher_rows = True

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from hf_distill import RowLoss, StepInfo, forward_kl
+from hf_distill import Paper, RowLoss, StepInfo, forward_kl
 
 logger = logging.get_logger(__name__)
 
@@ -45,6 +45,7 @@ class TAID(RowLoss):
         after each micro-batch, on each process by its own loss; here t moves once per optimizer step, equally on all.
     """
 
+    paper = Paper("Shing et al.", 2025, name="TAID", arxiv="2501.16937")
     state: Tensor
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_distill import Batch, Signal
+from hf_distill import Batch, Signal, as_float32
 
 
 def labels_of(batch: Batch, loss: str) -> tuple[Tensor, Tensor]:
@@ -30,4 +30,4 @@ def example_logits(signal: Signal, loss: str) -> Tensor:
     logits = getattr(signal.rows, "logits", None)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise ValueError(f"{loss} is for classifiers with one prediction an example, [B, C]; use another student.")
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return as_float32(logits)

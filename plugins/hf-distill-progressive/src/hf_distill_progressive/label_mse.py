@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Signal
+from hf_distill import Batch, BatchLoss, Paper, Signal
 
 from .examples import example_logits, labels_of
 
@@ -18,6 +18,7 @@ class LabelMSE(BatchLoss):
     norm of every weight matrix; here weight decay is the optimizer's.
     """
 
+    paper = Paper("Borup and Andersen", 2021, title="Even your Teacher Needs Guidance", arxiv="2102.13088")
     items = "rows"
     needs_teacher = False
     needs_student_rows = True

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Signal, hidden_width, num_blocks
+from hf_distill import Batch, BatchLoss, Float32Linear, Paper, Signal, as_float32, hidden_width, num_blocks
 
 from .examples import labels_of
 
@@ -39,6 +39,7 @@ class MultiExit(BatchLoss):
         ValueError: an unknown pooling, or no exits.
     """
 
+    paper = Paper("ModularStarEncoder", 2025, name="ModularStarEncoder", arxiv="2503.03008")
     items = "rows"
     needs_teacher = False
 
@@ -66,7 +67,9 @@ class MultiExit(BatchLoss):
             raise ValueError(f"exits is {list(exits)}; expected different numbers from 1 to {depth - 1}.")
         self.weights = {f"exit{exit}": exit / depth for exit in exits}
         self.student_taps = tuple(f"hidden.{exit}" for exit in exits)
-        self.heads = nn.ModuleDict({name: ExitHead(hidden_width(student), config.num_labels) for name in self.weights})
+        self.heads = nn.ModuleDict(
+            {name: Float32Linear(hidden_width(student), config.num_labels) for name in self.weights}
+        )
 
     def forward(self, student: Signal, teacher: Signal, batch: Batch) -> dict[str, Tensor]:
         """The weighted sums over the examples with a label, by exit.
@@ -84,18 +87,9 @@ class MultiExit(BatchLoss):
         return sums
 
 
-class ExitHead(nn.Linear):
-    """A linear head that computes in float32 whatever its weights are kept in."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """``[B, H]`` to ``[B, C]``."""
-        dtype = torch.promote_types(self.weight.dtype, inputs.dtype)
-        return nn.functional.linear(inputs.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
-
-
 def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     """One vector an example: ``[B, S, H]`` to ``[B, H]``, in float32; a mask ``[B]`` means all positions."""
-    hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    hidden = as_float32(hidden)
     if pooling == "first":
         return hidden[:, 0]
     if mask.dim() == 1:

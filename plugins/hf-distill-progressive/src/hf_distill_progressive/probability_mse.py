@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hf_distill import Paper, row_loss
 
+
+@row_loss(paper=Paper("Borup and Andersen", 2021, title="Even your Teacher Needs Guidance", arxiv="2102.13088"))
 def probability_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """``mean_c (q_c - p_c)^2``, the part of self-distillation that follows the generation before.
 

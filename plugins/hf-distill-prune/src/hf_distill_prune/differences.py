@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hf_distill import as_float32
+
 Tensors = Mapping[str, Tensor]
 Difference = Mapping[str, tuple[Tensor, Tensor]]
 """By tensor: where it changed (places in the flattened tensor, int64), and by how much (float32 or wider)."""
@@ -92,7 +94,7 @@ def load_difference(path: str | os.PathLike[str]) -> dict[str, tuple[Tensor, Ten
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+    return as_float32(tensor.detach())
 
 
 def _check(tuned: Tensors, base: Tensors) -> None:

@@ -10,7 +10,9 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from .ranking import DOCUMENTS, PADDING, PAIRS, QUERY
+from hf_distill import IGNORE_INDEX
+
+from .ranking import DOCUMENTS, PAIRS, QUERY
 
 Row = Mapping[str, Any]
 
@@ -69,7 +71,7 @@ class RankingCollator:
         batch["document_mask"] = torch.tensor([_padded([True] * len(texts), size, False) for texts, _ in lists])
         labels = [labels for _, labels in lists]
         if all(one is not None for one in labels):
-            batch["labels"] = torch.tensor([_padded(one, size, PADDING) for one in labels if one is not None])
+            batch["labels"] = torch.tensor([_padded(one, size, IGNORE_INDEX) for one in labels if one is not None])
         if all(row.get(self.score_column) is not None for row in rows):
             scores = [self._scores(row, len(documents)) for row, (documents, _) in zip(rows, lists, strict=True)]
             batch[self.score_column] = torch.tensor([_padded(one, size, 0.0) for one in scores], dtype=torch.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_distill import Batch, Signal
+from hf_distill import Batch, Paper, Signal
 
 from .ranking import RankingLoss, documents_of, relevance_of
 
@@ -26,6 +26,13 @@ class Contrastive(RankingLoss):
     equation 4, with inner products for scores.
     """
 
+    paper = Paper(
+        "van den Oord et al.",
+        2018,
+        title="Representation Learning with Contrastive Predictive Coding",
+        name="InfoNCE",
+        arxiv="1807.03748",
+    )
     needs_teacher = False
     needs_teacher_rows = False
     teacher_parts = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_distill import Batch
+from hf_distill import Batch, Paper
 
 from .ranking import RankingLoss, documents_of
 
@@ -28,6 +28,10 @@ class ListwiseKL(RankingLoss):
     probabilities), with the teacher's scores for labels as in RocketQAv2 (Ren et al. 2021, arXiv:2110.07367, where T is
     1 and the teacher learns along, which it does not here). After the papers' description.
     """
+
+    paper = Paper(
+        "Cao et al.", 2007, title="Learning to Rank: From Pairwise Approach to Listwise Approach", name="ListNet"
+    )
 
     def __init__(
         self,

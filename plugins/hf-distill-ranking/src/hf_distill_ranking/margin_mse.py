@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hf_distill import Batch
+from hf_distill import Batch, Paper
 
 from .ranking import RankingLoss, documents_of, relevance_of
 
@@ -23,6 +23,14 @@ class MarginMSE(RankingLoss):
 
     See `RankingLoss` for the options.
     """
+
+    paper = Paper(
+        "Hofstaetter et al.",
+        2020,
+        title="Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation",
+        name="Margin-MSE",
+        arxiv="2010.02666",
+    )
 
     def values(self, student: Tensor, teacher: Tensor | None, batch: Batch) -> Tensor:
         """`margin_errors`."""

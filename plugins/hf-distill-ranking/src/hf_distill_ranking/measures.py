@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from transformers import EvalPrediction
 
-from .ranking import PADDING
+from hf_distill import IGNORE_INDEX
 
 
 def ranking_metrics(cutoff: int = 10) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -26,7 +26,7 @@ def ranking_metrics(cutoff: int = 10) -> Callable[[EvalPrediction], dict[str, fl
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         scores, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        there = labels != PADDING
+        there = labels != IGNORE_INDEX
         lists = [(own[mask], relevance[mask]) for own, relevance, mask in zip(scores, labels, there, strict=True)]
         return rank_quality([own for own, _ in lists], [relevance for _, relevance in lists], cutoff=cutoff)
 

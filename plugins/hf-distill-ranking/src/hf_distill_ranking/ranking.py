@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_distill import Batch, BatchLoss, Rows, Signal
+from hf_distill import IGNORE_INDEX, Batch, BatchLoss, NestedBatchMixin, Rows, Signal, as_float32
 
 from .scoring import POOLINGS, in_lists, pool
 
 QUERY, DOCUMENTS, PAIRS = "query", "documents", "pairs"
-PADDING = -100  # of labels and predictions, as `Trainer` pads them
 
 
-class RankingLoss(BatchLoss):
+class RankingLoss(NestedBatchMixin, BatchLoss):
     """Compares the scores that student and teacher give the documents of a query.
 
     The student is a bare encoder (`AutoModel`), run once on the queries and once on the documents of a batch as
@@ -99,7 +98,7 @@ class RankingLoss(BatchLoss):
     def predictions(self, student: Signal, batch: Batch) -> Tensor:
         """The student's scores, ``[B, K]``, as `ranking_metrics` reads them."""
         with torch.autocast(batch.row_mask.device.type, enabled=False):
-            return self.scores(student, batch).masked_fill(~documents_of(batch), PADDING)
+            return self.scores(student, batch).masked_fill(~documents_of(batch), IGNORE_INDEX)
 
     def vectors(self, student: Signal, batch: Batch) -> tuple[Tensor, Tensor]:
         """The queries' vectors, ``[B, H]``, and the documents', ``[B, K, H]``."""
@@ -120,12 +119,12 @@ class RankingLoss(BatchLoss):
                     f"The loss reads the teacher's scores from the column {self.column!r}, but the batch has "
                     f"{', '.join(batch.inputs)}. Name it in RankingCollator(score_column=...), too."
                 )
-            return _wide(scores)
+            return as_float32(scores.detach())
         if not self.needs_teacher:
             return None
         rows = teacher.parts[PAIRS].rows
         assert isinstance(rows, Rows)
-        return in_lists(_wide(rows.tensor)[:, 0], documents_of(batch))
+        return in_lists(as_float32(rows.tensor.detach())[:, 0], documents_of(batch))
 
     def _pooled(self, said: Signal, part: Batch) -> Tensor:
         vectors = pool(said.outputs["last_hidden_state"], part.token_mask, self.pooling)
@@ -139,7 +138,7 @@ def documents_of(batch: Batch) -> Tensor:
 
 
 def relevance_of(batch: Batch) -> Tensor:
-    """How relevant each document is, ``[B, K]``, `PADDING` where there is none.
+    """How relevant each document is, ``[B, K]``, `IGNORE_INDEX` where there is none.
 
     Raises:
         ValueError: the data does not say.
@@ -150,7 +149,3 @@ def relevance_of(batch: Batch) -> Tensor:
             "column labels beside documents, a number for each."
         )
     return batch.labels
-
-
-def _wide(scores: Tensor) -> Tensor:
-    return scores.detach().to(torch.promote_types(scores.dtype, torch.float32))

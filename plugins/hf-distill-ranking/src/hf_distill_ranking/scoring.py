@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from hf_distill import as_float32
+
 POOLINGS = ("mean", "first", "last")
 
 
@@ -24,7 +26,7 @@ def pool(states: Tensor, mask: Tensor, pooling: str = "mean") -> Tensor:
         mask: true where there is a token, ``[n, S]``; padding may stand on either side.
         pooling: "mean", "first" (the class token of encoders) or "last" (of decoders).
     """
-    states = states.to(torch.promote_types(states.dtype, torch.float32))
+    states = as_float32(states)
     if pooling == "mean":
         return torch.where(mask[:, :, None], states, 0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
     places = torch.arange(mask.shape[1], device=mask.device)

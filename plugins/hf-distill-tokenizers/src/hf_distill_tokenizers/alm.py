@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from hf_distill import Batch, Rows, Signal, differentiable_log_probs
+from hf_distill import Batch, Paper, Rows, Signal, differentiable_log_probs
 
 from .bridging import BridgingLoss
 from .chunks import at, chunk_sums, next_log_probs, rows_at, whole_chunks
@@ -54,6 +54,14 @@ class ALM(BridgingLoss):
         is left out, since a cache does not hold it. Chunks with a token that nobody predicts do not count; the
         authors' code leaves the token out of the product.
     """
+
+    paper = Paper(
+        "Minixhofer et al.",
+        2025,
+        title="Cross-Tokenizer Distillation via Approximate Likelihood Matching",
+        name="ALM",
+        arxiv="2503.20083",
+    )
 
     def __init__(
         self,

@@ -7,12 +7,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill import Batch, BatchLoss
+from hf_distill import Batch, BatchLoss, TeacherViewMixin
 
 from .view import OwnTokens
 
 
-class BridgingLoss(BatchLoss):
+class BridgingLoss(TeacherViewMixin, BatchLoss):
     """A loss whose teacher reads the same text in tokens of its own.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hf_distill import Batch, Rows, Signal, weighted_row_sum
+from hf_distill import Batch, Paper, Rows, Signal, weighted_row_sum
 
 from .bridging import BridgingLoss
 from .chunks import rows_at
@@ -36,6 +36,14 @@ class ULD(BridgingLoss):
         all pairs of the step, theirs over each example's and then over examples; answers begin and end where tokens of
         both do.
     """
+
+    paper = Paper(
+        "Boizard et al.",
+        2024,
+        title="Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for LLMs",
+        name="ULD",
+        arxiv="2402.12030",
+    )
 
     def __init__(
         self,

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill import Batch, TeacherView
+from hf_distill import IGNORE_INDEX, Batch, TeacherView
 
 from .alignment import Ints
 from .conversations import Message
 from .reading import Reader, Reading
 
 NOTHING = -1
-IGNORE_INDEX = -100
 _INPUTS = ("input_ids", "attention_mask", "position_ids")
 _ALIGNED = ("student_rows", "student_chunks", "teacher_rows", "teacher_chunks", "student_pairs", "teacher_pairs")
 
