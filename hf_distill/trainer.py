@@ -186,7 +186,7 @@ class DistillationTrainer(Trainer):
             global_step=self.state.global_step,
             prepare_inputs=self._prepare_inputs,
             autocast=self.compute_loss_context_manager,
-            shared_rows=lambda name, rows: self.distillation_step.shared_rows(name, rows),
+            shared_rows=lambda name, rows: self.distillation_step.row_terms.shared_rows(name, rows),
         )
 
     # ---- Data ----

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..batch.signals import IGNORE_INDEX, Rows, SparseRows
 from ..losses.engine import RowResult, RowTerm, row_losses
-from ..losses.row_functions import LABELS
+from ..losses.row_functions import LABELS, RowCall
 from ..models.heads import Head
 from ..teachers.local import output_width
 from .data import tiny_tokenizer
@@ -257,7 +257,7 @@ def error_names_plugin(subject: Subject) -> None:
         values: Tensor = case.term.function(student, *(teacher[1:] for teacher in teachers), **options)
         return values
 
-    broken = replace(case, term=replace(case.term, function=misfit), columns={})
+    broken = replace(case, term=replace(case.term, function=misfit, call=RowCall()), columns={})
     require_named_error(lambda: broken.engine(Rows(logits=case.student)), subject.source)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill import Batch, BatchLoss, Signal, StepInfo
+from hf_distill import Batch, BatchLoss, Paper, Signal, StepInfo
 
 from .families import family_of
 
@@ -34,6 +34,7 @@ class SubModels(BatchLoss):
         ValueError: `block` below 1.
     """
 
+    paper = Paper("Chen et al.", 2022, name="bert2BERT", arxiv="2110.07143")
     items = "examples"
     needs_teacher = False
     step: Tensor
