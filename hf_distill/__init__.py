@@ -87,6 +87,8 @@ if TYPE_CHECKING:
     from .students import shape_only as shape_only
     from .students import skeleton as skeleton
     from .students import transform as transform
+    from .students.from_pretrained import disable_from_pretrained as disable_from_pretrained
+    from .students.from_pretrained import enable_from_pretrained as enable_from_pretrained
     from .students.latency import BlockShape as BlockShape
     from .students.latency import LatencyTable as LatencyTable
     from .students.latency import measure_blocks as measure_blocks
@@ -145,6 +147,7 @@ _MODULES = {
         "skeleton",
         "transform",
     ],
+    ".students.from_pretrained": ["disable_from_pretrained", "enable_from_pretrained"],
     ".students.latency": ["BlockShape", "LatencyTable", "measure_blocks", "measure_seconds", "sample_inputs"],
     ".teachers.base": ["Teacher"],
     ".teachers.local": ["LocalTeacher"],
@@ -213,6 +216,8 @@ __all__ = [
     "build_student",
     "capture",
     "differentiable_log_probs",
+    "disable_from_pretrained",
+    "enable_from_pretrained",
     "forward_kl",
     "hidden_width",
     "hookimpl",

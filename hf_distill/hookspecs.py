@@ -9,7 +9,7 @@ what happens at every step is a loss, a selector or a `transformers.TrainerCallb
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
@@ -26,22 +26,15 @@ Target = Callable[..., Any] | str
 class Register(Protocol):
     """Registers one component under a name in snake_case."""
 
-    def __call__(self, name: str, target: Target) -> None:
-        """Register `target` as `name`."""
+    def __call__(self, name: str, target: Target, *, kind: str = ...) -> None:
+        """Register `target` as `name`, among the components of a kind where there are several."""
 
 
-class RegisterStudent(Protocol):
-    """Registers one student builder or transform."""
+class RegisterKind(Protocol):
+    """Registers one kind of components."""
 
-    def __call__(self, name: str, target: Target, *, kind: Literal["builder", "transform"] = "builder") -> None:
-        """Register `target` as `name` among the builders or the transforms."""
-
-
-class RegisterTeacher(Protocol):
-    """Registers one kind of teacher."""
-
-    def __call__(self, name: str, target: Target, *, kind: Literal["signal", "text"] = "signal") -> None:
-        """Register `target` as `name` among the teachers of a training or those that write text."""
+    def __call__(self, family: str, kind: str, label: str) -> None:
+        """Let ``register_<family>`` take ``kind=kind``; `label` is what such a component is called in messages."""
 
 
 class RegisterCommand(Protocol):
@@ -49,6 +42,23 @@ class RegisterCommand(Protocol):
 
     def __call__(self, name: str, target: Target, *, help: str = "") -> None:
         """Register `target` as `name`; `help` is its line in ``hf-distill --help``."""
+
+
+@hookspec
+def register_kinds(register: RegisterKind) -> None:
+    """Register kinds of components that the core does not know, for whoever registers and uses some.
+
+    Args:
+        register: takes what follows ``register_`` in the name of a hook, the kind, and what such a component is called.
+
+    When and where: when the plugin is activated, or another one that has a component of this kind; on every process.
+    Must not communicate.
+
+    Example:
+        >>> @hf_distill.hookimpl
+        ... def register_kinds(register):
+        ...     register("teachers", "vision", "vision teacher")
+    """
 
 
 @hookspec
@@ -60,7 +70,7 @@ def register_losses(register: Register) -> None:
             ``[n]``; or a `RowLoss`) or a `BatchLoss`. Further parameters of the function, or those of the class, are
             its options.
 
-    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+    When and where: when the plugin is activated, or a component is looked for; on every process. Must not communicate.
 
     Example:
         >>> @hf_distill.hookimpl
@@ -70,14 +80,14 @@ def register_losses(register: Register) -> None:
 
 
 @hookspec
-def register_teachers(register: RegisterTeacher) -> None:
+def register_teachers(register: Register) -> None:
     """Register sources of the teacher's signal (local models, ensembles, caches, servers) and teachers that write text.
 
     Args:
         register: takes a name, a `Teacher` class (or a function that returns a teacher), and `kind`: "signal" (the
             default), or "text" for a `TextTeacher`, which generators prompt.
 
-    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+    When and where: when the plugin is activated, or a component is looked for; on every process. Must not communicate.
 
     Example:
         >>> @hf_distill.hookimpl
@@ -93,7 +103,7 @@ def register_selectors(register: Register) -> None:
     Args:
         register: takes a name and a `Selector` class.
 
-    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+    When and where: when the plugin is activated, or a component is looked for; on every process. Must not communicate.
 
     Example:
         >>> @hf_distill.hookimpl
@@ -104,29 +114,30 @@ def register_selectors(register: Register) -> None:
 
 @hookspec
 def register_generators(register: Register) -> None:
-    """Register generators, which make new training data between rounds or from the student's own samples.
+    """Register generators, which rewrite batches inside of a training, or make new data between rounds.
 
     Args:
-        register: takes a name and a generator class.
+        register: takes a name, a generator class, and `kind`: "batch" (the default) for a `BatchGenerator`, "round" for
+            a `RoundGenerator`.
 
-    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+    When and where: when the plugin is activated, or a component is looked for; on every process. Must not communicate.
 
     Example:
         >>> @hf_distill.hookimpl
         ... def register_generators(register):
-        ...     register("paraphrase", "hf_distill_paraphrase.generator:Paraphraser")
+        ...     register("paraphrase", "hf_distill_paraphrase.generator:Paraphraser", kind="round")
     """
 
 
 @hookspec
-def register_students(register: RegisterStudent) -> None:
+def register_students(register: Register) -> None:
     """Register student builders (a new model from a teacher) and transforms (a model changed in place).
 
     Args:
         register: takes a name, a function of the teacher or the model, and `kind`, "builder" (the default) or
             "transform". The function's keyword parameters are its options.
 
-    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+    When and where: when the plugin is activated, or a component is looked for; on every process. Must not communicate.
 
     Example:
         >>> @hf_distill.hookimpl
@@ -142,7 +153,7 @@ def register_metrics(register: Register) -> None:
     Args:
         register: takes a name and a metric class.
 
-    When and where: once, when the plugins are activated; on every process, in the same order. Must not communicate.
+    When and where: when the plugin is activated, or a component is looked for; on every process. Must not communicate.
 
     Example:
         >>> @hf_distill.hookimpl
@@ -159,8 +170,7 @@ def register_commands(register: RegisterCommand) -> None:
         register: takes a name, a function of the remaining command line (``list[str]``) that returns the exit status,
             and `help`, one line. A target given as ``"module:attribute"`` keeps ``hf-distill --help`` fast.
 
-    When and where: once, when the plugins are activated; in ``hf-distill`` these are the plugins named by ``--plugins``
-    or by the environment variable HF_DISTILL_PLUGINS.
+    When and where: when ``hf-distill`` looks for a command; the function is imported only when it runs.
 
     Example:
         >>> @hf_distill.hookimpl

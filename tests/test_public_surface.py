@@ -76,6 +76,8 @@ PUBLIC_NAMES = [
     "build_student",
     "capture",
     "differentiable_log_probs",
+    "disable_from_pretrained",
+    "enable_from_pretrained",
     "forward_kl",
     "hidden_width",
     "hookimpl",

@@ -12,26 +12,19 @@ Reading, in any order::
     found = store.read(keys)  # found.rows, found.lengths, found.arrays
 """
 
-from .errors import DamagedStore, MissingExample, StoreInUse
-from .manifest import Manifest
-from .ordering import by_frequency
-from .repair import discard
-from .rows import BOUND, FLOOR, TokenRows
-from .store import CachedExamples, CacheStore, verify
-from .writer import CacheWriter
+from __future__ import annotations
 
-__all__ = [
-    "BOUND",
-    "FLOOR",
-    "CacheStore",
-    "CacheWriter",
-    "CachedExamples",
-    "DamagedStore",
-    "Manifest",
-    "MissingExample",
-    "StoreInUse",
-    "TokenRows",
-    "by_frequency",
-    "discard",
-    "verify",
-]
+from ..hookspecs import Register, RegisterCommand, hookimpl
+
+
+@hookimpl
+def register_teachers(register: Register) -> None:
+    """A teacher whose answers are kept, with or without a live one behind it."""
+    register("cache", "hf_distill.cache.teacher:CacheTeacher")
+
+
+@hookimpl
+def register_commands(register: RegisterCommand) -> None:
+    """Filling a cache, and looking into one."""
+    register("capture", "hf_distill.cache.capture_command:capture", help="Keep what a teacher says of the data.")
+    register("cache", "hf_distill.cache.commands:cache", help="Look into teacher caches: info, verify, compare.")

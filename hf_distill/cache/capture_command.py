@@ -64,7 +64,7 @@ def capture(argv: list[str]) -> int:
     from . import capture as driver
 
     console = Console(quiet=not arguments.should_log)
-    plugins = Plugins(arguments.plugins or ())
+    plugins = Plugins.of(arguments.plugins)
     teachers = make_teachers(arguments.teacher, plugins)
     name, teacher = _teacher(teachers, arguments.teacher)
     with arguments.main_process_first(desc="loading data"):

@@ -1,6 +1,6 @@
 """The `hf-distill` command: finds the sub-command that was named, runs it, and says in one line what went wrong.
 
-Sub-commands come from plugins, the core's own first. One is a function of the remaining command line that returns the
+Sub-commands come from plugins, all that are installed. One is a function of the remaining command line that returns the
 exit status; it is imported only when it runs, so that ``hf-distill --help`` does not import torch.
 """
 
@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         return _run(parser, options)
+    except BrokenPipeError:  # whoever reads what is printed has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails once more when it ends
+        return 0
     except (ValueError, OSError, PluginError) as error:
         if options.debug:
             raise
@@ -38,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def active_plugins() -> Plugins:
-    """The plugins that the command line or the environment names: those whose sub-commands there are."""
+    """The plugins that the command line or the environment names beside those of which a component is named."""
     names = os.environ.get(PLUGINS_VARIABLE, "").split(",")
     return Plugins([name.strip() for name in names if name.strip()])
 
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plugins",
         metavar="NAMES",
-        help=f"plugins whose sub-commands to add, separated by commas (default: ${PLUGINS_VARIABLE})",
+        help=f"local files, or -NAME for a plugin to leave out, separated by commas (default: ${PLUGINS_VARIABLE})",
     )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
@@ -71,7 +74,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         os.environ[PLUGINS_VARIABLE] = options.plugins
     plugins = active_plugins()
     if options.help or options.command is None:
-        lines = [f"  {_hyphenated(command.name):<20}  {command.help}".rstrip() for command in plugins.commands]
+        commands = [component for component in plugins.available()[0] if component.family == "commands"]
+        lines = [f"  {_hyphenated(command.name):<14}  {command.help}".rstrip() for command in commands]
         parser.epilog = "\n".join(["commands:", *lines, "", "hf-distill <command> --help says more about a command."])
         parser.print_help(sys.stdout if options.help else sys.stderr)
         return 0 if options.help else 2

@@ -59,9 +59,9 @@ def write_plugin(name: str, kind: str, output: Path) -> Path:
         raise ValueError(
             f"{name!r} is no name for a plugin; expected small letters, digits and hyphens, as in my-loss."
         )
-    registry = Plugins().registries()[KINDS[kind]]
-    if component in registry:
-        raise ValueError(f"There is a {registry.get(component)} already; choose another name.")
+    taken = [one for one in Plugins().available()[0] if (one.family, one.name) == (KINDS[kind], component)]
+    if taken:
+        raise ValueError(f"There is a {taken[0]} already; choose another name.")
     folder = output / f"hf-distill-{name}"
     if folder.exists():
         raise ValueError(f"{folder} exists already; choose another name or --output.")

@@ -85,7 +85,7 @@ def run(config: Mapping[str, Any], *, console: Console | None = None) -> StagesR
     )
     result = driver.run()
     if is_first_process():
-        _write_record(config, result)
+        _write_record(config, driver.plugins.versions(), result)
         console.print(f"saved the student in {result.folder}", soft_wrap=True)
     PartialState().destroy_process_group()
     return result
@@ -129,7 +129,7 @@ def _print_stage(record: StageRecord, console: Console) -> None:
     console.print(f"{record.name}: {record.steps} steps, {record.stopped}. {figures}", highlight=False, soft_wrap=True)
 
 
-def _write_record(config: Mapping[str, Any], result: StagesResult) -> None:
+def _write_record(config: Mapping[str, Any], plugins: Mapping[str, str], result: StagesResult) -> None:
     """What was asked for, with which versions, and what came out, as JSON."""
     from dataclasses import asdict
 
@@ -137,12 +137,11 @@ def _write_record(config: Mapping[str, Any], result: StagesResult) -> None:
     import transformers
 
     from .._version import __version__
-    from ..plugins.manager import Plugins
 
     record = {
         "config": without_secrets(config),
         "versions": {"hf_distill": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "plugins": dict(Plugins(config.get("plugins", ())).versions()),
+        "plugins": dict(plugins),
         "stages": [asdict(one) for one in result.records],
     }
     path = Path(str(config["output_dir"])) / RECORD

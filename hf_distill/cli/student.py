@@ -105,17 +105,16 @@ def _values(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _list(options: argparse.Namespace) -> None:
-    plugins = active_plugins()
     found: list[dict[str, Any]] = [
         {
-            "kind": registry.kind.removeprefix("student "),
-            "name": one.name,
-            "plugin": one.package,
-            "summary": one.summary(),
-            "options": {p.name: "required" if p.required else repr(p.default) for p in one.parameters()[0]},
+            "kind": component.kind,
+            "name": component.name,
+            "plugin": component.package,
+            "summary": component.summary(),
+            "options": {p.name: "required" if p.required else repr(p.default) for p in component.signature.options},
         }
-        for registry in (plugins.students, plugins.transforms)
-        for one in registry
+        for component in active_plugins().available()[0]
+        if component.family == "students"
     ]
     if options.json:
         print(json.dumps(found, indent=2))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..drivers.console import quiet_libraries
-from ..plugins.manager import installed_plugins
+from ..plugins.discovery import installed_plugins
 
 if TYPE_CHECKING:
     from rich.console import Console

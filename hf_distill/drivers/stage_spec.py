@@ -144,6 +144,8 @@ def parse_stages(specs: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
             if "name" not in transform:
                 raise ValueError(f"The stage {stage.name!r} has a transform without a name: {transform}.")
             plugins.transforms.get(transform["name"])
+        if isinstance(stage.student, Mapping) and isinstance(builder := stage.student.get("builder"), str):
+            plugins.students.get(builder)
         stages.append(stage)
     if not stages:
         raise ValueError("stages is empty; expected a list of {name: ..., ...}.")

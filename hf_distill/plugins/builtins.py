@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..hookspecs import Register, RegisterCommand, RegisterStudent, RegisterTeacher, hookimpl
+from ..hookspecs import Register, RegisterCommand, hookimpl
 
 ROW_LOSSES = (
     "forward_kl",
@@ -28,12 +28,9 @@ def register_losses(register: Register) -> None:
 
 
 @hookimpl
-def register_teachers(register: RegisterTeacher) -> None:
-    """Models in this process, and servers that write text."""
+def register_teachers(register: Register) -> None:
+    """Models in this process."""
     register("local", "hf_distill.teachers.local:LocalTeacher")
-    register("cache", "hf_distill.cache.teacher:CacheTeacher")
-    register("local", "hf_distill.serving.local:LocalTextTeacher", kind="text")
-    register("endpoint", "hf_distill.serving.endpoint:EndpointTeacher", kind="text")
 
 
 @hookimpl
@@ -49,7 +46,7 @@ def register_generators(register: Register) -> None:
 
 
 @hookimpl
-def register_students(register: RegisterStudent) -> None:
+def register_students(register: Register) -> None:
     """Some of the teacher's layers, or a new model of another shape."""
     register("layer_drop", "hf_distill.students.layer_drop:layer_drop")
     register("fresh", "hf_distill.students.fresh:fresh")
@@ -67,14 +64,7 @@ def register_metrics(register: Register) -> None:
 def register_commands(register: RegisterCommand) -> None:
     """The sub-commands of ``hf-distill``."""
     register("train", "hf_distill.cli.train:train", help="Distil as a YAML file says.")
-    register(
-        "capture", "hf_distill.cache.capture_command:capture", help="Keep what a teacher says of a training's data."
-    )
-    register("cache", "hf_distill.cache.commands:cache", help="Look into teacher caches: info, verify, compare.")
-    register("demo", "hf_distill.demo.command:demo", help="Distil a tiny model on this machine, from start to report.")
     register("stages", "hf_distill.cli.stages:stages", help="Train in stages: other teachers, data, losses.")
     register("student", "hf_distill.cli.student:student", help="Students: build, list, describe their cost.")
-    register("ledger", "hf_distill.serving.commands:ledger", help="Show what a teacher was asked and what that cost.")
-    register("rounds", "hf_distill.rounds.commands:rounds", help="Train in rounds, on data asked for between them.")
     register("plugins", "hf_distill.cli.plugins:plugins", help="List plugins and what they add.")
     register("new_plugin", "hf_distill.cli.new_plugin:new_plugin", help="Write a plugin package to start from.")

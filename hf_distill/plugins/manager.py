@@ -1,25 +1,21 @@
-"""Finding, activating and blocking plugins, and the registries of what they offer.
+"""The active plugins of a run, and the registries of what they offer.
 
->>> plugins = Plugins(["tvd", "experiments/my_loss.py"])
->>> loss = plugins.losses.create("tvd")
+>>> plugins = Plugins(["experiments/my_loss.py"])
+>>> loss = plugins.losses.create("tvd")  # of the installed plugin that has it, which this makes active
 >>> plugins.versions()
-{'hf_distill': '0.1.0', 'experiments/my_loss.py': 'sha256:6b1f0a2c93de', 'tvd': '0.1.0'}
+{'experiments/my_loss.py': 'sha256:6b1f0a2c93de', 'hf_distill': '0.2.0', 'tvd': '0.1.0'}
 
-Installed is not active: only the plugins that are named are imported. Whoever needs plugins owns a `Plugins`; there is
+Named is active: a plugin runs where it is named itself, or a component that it has; of what is installed besides,
+nothing runs but the registration of names, when one is looked for. Whoever needs plugins owns a `Plugins`; there is
 none in the module, since a manager cannot be pickled and every process can rebuild it from the names.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from types import ModuleType
+import functools
+import logging
+import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -27,46 +23,49 @@ import pluggy
 from .. import hookspecs
 from .._version import __version__
 from . import builtins
-from .registry import PluginError, Registry, did_you_mean
+from .discovery import (
+    Offer,
+    PluginInfo,
+    ask,
+    call_hook,
+    installed_plugins,
+    load_installed,
+    load_named,
+    local_info,
+)
+from .registry import Component, PluginError, Registry
 
 if TYPE_CHECKING:
     from ..trainer import DistillationTrainer
 
-ENTRY_POINTS = "hf_distill"
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, order=True)
-class PluginInfo:
-    """A plugin: its name in configurations, the package that it came in (empty for a local one) and its version."""
-
-    name: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.name} ({' '.join(filter(None, [self.distribution, self.version]))})"
-
-
-def installed_plugins() -> list[tuple[PluginInfo, EntryPoint]]:
-    """All installed plugins, sorted by name, without importing any."""
-    found = []
-    for entry_point in entry_points(group=ENTRY_POINTS):
-        assert entry_point.dist is not None, "importlib.metadata gives every entry point of a group its package"
-        found.append((PluginInfo(entry_point.name, entry_point.dist.name, entry_point.dist.version), entry_point))
-    return sorted(found)
+CORE = "hf-distill"
+_KINDS = {
+    ("losses", "loss"): "loss",
+    ("teachers", "signal"): "teacher",
+    ("selectors", "selector"): "selector",
+    ("generators", "batch"): "batch generator",
+    ("students", "builder"): "student builder",
+    ("students", "transform"): "student transform",
+    ("metrics", "metric"): "metric",
+    ("commands", "command"): "command",
+}
 
 
 class Plugins:
-    """The active plugins and the components that they registered.
+    """The active plugins and the components that they have.
 
     Args:
-        names: the plugins to activate: names of installed ones, paths of local ``.py`` files, importable modules, or
-            plugin objects themselves. They are activated in order of name, whatever the order given.
-        block: names that stay inactive even where `names` has them.
+        names: plugins to activate whatever is named later: names of installed ones, paths of local ``.py`` files,
+            importable modules, or plugin objects themselves; in order of name, whatever the order given. A name with a
+            minus before it (``-name``) is blocked.
+        block: names that stay inactive, whatever names them or a component of theirs.
 
     Attributes:
         active: what is active, by name; the core itself is first.
-        losses, teachers, text_teachers, selectors, generators, students, transforms, metrics, commands: the registries.
+        losses, teachers, selectors, generators, students, transforms, metrics, commands: the registries of the core's
+            own kinds. Others are had by `registry`.
 
     Raises:
         ValueError: a name is not known.
@@ -78,192 +77,193 @@ class Plugins:
         self._installed = installed_plugins()
         self._manager = pluggy.PluginManager("hf_distill")
         self._manager.add_hookspecs(hookspecs)
-        self.losses = Registry("loss", hint=self._inactive)
-        self.teachers = Registry("teacher", hint=self._inactive)
-        self.text_teachers = Registry("text teacher", hint=self._inactive)
-        self.selectors = Registry("selector", hint=self._inactive)
-        self.generators = Registry("generator", hint=self._inactive)
-        self.students = Registry("student builder", hint=self._inactive)
-        self.transforms = Registry("student transform", hint=self._inactive)
-        self.metrics = Registry("metric", hint=self._inactive)
-        self.commands = Registry("command", hint=self._inactive)
+        self._registries: dict[tuple[str, str], Registry] = {}
+        for (family, kind), label in _KINDS.items():
+            self._add_kind(family, kind, label)
+        self.losses = self.registry("losses", "loss")
+        self.teachers = self.registry("teachers", "signal")
+        self.selectors = self.registry("selectors", "selector")
+        self.generators = self.registry("generators", "batch")
+        self.students = self.registry("students", "builder")
+        self.transforms = self.registry("students", "transform")
+        self.metrics = self.registry("metrics", "metric")
+        self.commands = self.registry("commands", "command")
 
-        self._activate(builtins, PluginInfo("hf_distill", "hf-distill", __version__))
-        named: dict[str, object] = {}
-        for plugin in names:
-            name = plugin if isinstance(plugin, str) else _object_name(plugin)
-            if named.setdefault(name, plugin) != plugin:
-                raise ValueError(f"two different plugins are called {name!r}; give one another __name__.")
-        blocked = set(block)
-        if unknown := blocked - named.keys() - {info.name for info in self.installed()}:
+        names = list(names)
+        minus = [name[1:] for name in names if isinstance(name, str) and name.startswith("-")]
+        named = _by_name(name for name in names if not (isinstance(name, str) and name.startswith("-")))
+        self._blocked = {*block, *minus}
+        if unknown := self._blocked - named.keys() - {info.name for info in self.installed()}:
             raise ValueError(f"cannot block {', '.join(sorted(unknown))}: neither installed nor named.")
-        for name in sorted(named.keys() - blocked):
+        self._activate(ask(builtins, PluginInfo("hf_distill", CORE, __version__)))
+        for name in sorted(named.keys() - self._blocked):
             plugin = named[name]
-            self._activate(*(self._load(plugin) if isinstance(plugin, str) else (plugin, _local_info(name, plugin))))
-        for registry in self.registries().values():
-            registry.freeze()
+            if name not in self.active:  # another one may have needed a kind of its
+                is_name = isinstance(plugin, str)
+                self._activate(load_named(name, self._installed) if is_name else ask(plugin, local_info(name, plugin)))
 
-    def registries(self) -> dict[str, Registry]:
-        """The registries by the name of their attribute, for listings."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Registry)}
+    @classmethod
+    def of(cls, plugins: Plugins | Iterable[str | object] | None) -> Plugins:
+        """Plugins themselves, or those that are named."""
+        return plugins if isinstance(plugins, Plugins) else cls(plugins or ())
+
+    # ---- What there is ----
+
+    def registry(self, family: str, kind: str) -> Registry:
+        """The registry of a kind of component: ``registry("teachers", "text")``; activates the plugin that brings it.
+
+        Raises:
+            ValueError: there is no such kind.
+        """
+        if (family, kind) not in self._registries:
+            bringing = [offer for offer in self._offers() if (family, kind) in offer.kinds]
+            if not bringing:
+                every = [*self._registries, *(key for offer in self._offers() for key in offer.kinds)]
+                known = sorted({other for name, other in every if name == family})
+                raise ValueError(f"there is no kind {kind!r} of {family}; expected {' or '.join(map(repr, known))}.")
+            self._activate(_only(bringing, f"the kind {kind!r} of {family}"))
+        return self._registries[family, kind]
+
+    def registries(self) -> list[Registry]:
+        """All registries, in order of family and kind."""
+        return [registry for _, registry in sorted(self._registries.items())]
 
     def installed(self) -> list[PluginInfo]:
         """All installed plugins, active or not, sorted by name."""
         return [info for info, _ in self._installed]
 
+    def available(self) -> tuple[list[Component], dict[PluginInfo, PluginError]]:
+        """Components of the active and of all installed plugins, and what is wrong with plugins that do not work."""
+        components = [component for registry in self.registries() for component in registry]
+        components += [component for offer in self._offers() for component in offer.components]
+        return sorted(components, key=lambda one: (one.family, one.kind, one.name, one.package)), dict(self._broken)
+
     def versions(self) -> dict[str, str]:
         """The version of each active plugin by name, to be kept with what was trained."""
-        return {info.name: info.version for info in self.active.values()}
+        return {info.name: info.version for info in sorted(self.active.values())}
 
     def fingerprint(self) -> str:
         """Active plugins with their versions and components, a line each: equal on two processes that agree."""
         lines = []
         for info in sorted(self.active.values()):
             components = [
-                f"{component.kind} {component.name}"
-                for registry in self.registries().values()
+                f"{registry.label} {component.name}"
+                for registry in self.registries()
                 for component in registry
                 if component.package == str(info)
             ]
             lines.append(f"{info}: {', '.join(components)}")
         return "\n".join(lines)
 
+    # ---- Events ----
+
     def training_started(self, trainer: DistillationTrainer) -> None:
-        """Tell every plugin that `trainer` is about to take its first step."""
+        """Tell every active plugin that `trainer` is about to take its first step."""
         self.notify("training_started", trainer=trainer)
 
     def training_finished(self, trainer: DistillationTrainer) -> None:
-        """Tell every plugin that the training of `trainer` ended by itself."""
+        """Tell every active plugin that the training of `trainer` ended by itself."""
         self.notify("training_finished", trainer=trainer)
 
     def notify(self, event: str, **arguments: Any) -> None:
-        """Call the hook `event` of every plugin that implements it, in order of name.
+        """Call the hook `event` of every active plugin that implements it, in order of name.
 
         Raises:
             PluginError: a plugin failed; the later ones are not called.
         """
         implementations = getattr(self._manager.hook, event).get_hookimpls()
         for implementation in sorted(implementations, key=lambda implementation: implementation.plugin_name):
-            _call(event, implementation, self.active[implementation.plugin_name], arguments)
+            call_hook(event, implementation, self.active[implementation.plugin_name], arguments)
 
-    def _activate(self, plugin: object, info: PluginInfo) -> None:
-        """Register one plugin with pluggy and its components with the registries."""
-        self.active[info.name] = info
-        try:
-            # An entry point may name a class; pluggy would call its methods without a self (pluggy#643).
-            plugin = plugin() if isinstance(plugin, type) else plugin
-            self._manager.register(plugin, name=info.name)
-            self._manager.check_pending()
-        except Exception as error:
-            cause = " ".join(str(error).split())  # pluggy's messages have several lines
-            raise PluginError(str(info), f"cannot be registered: {type(error).__name__}: {cause}") from error
-        callers = self._manager.get_hookcallers(plugin)
-        if not callers:
-            raise PluginError(str(info), "implements no hook; mark its functions with @hf_distill.hookimpl.")
-        for caller in callers:
-            for implementation in caller.get_hookimpls():
-                if implementation.plugin is not plugin:
-                    continue
-                if implementation.wrapper or implementation.hookwrapper:
-                    raise PluginError(
-                        str(info), f"wraps {caller.name}; hooks here have no result that could be wrapped."
-                    )
-                if caller.name.startswith("register_"):
-                    _call(caller.name, implementation, info, {"register": self._register(caller.name, str(info))})
+    # ---- Activating ----
 
-    def _register(self, hook: str, package: str) -> Callable[..., None]:
-        """The function that a plugin gets to register what `hook` is about."""
-        kinds = {
-            "register_students": {"builder": self.students, "transform": self.transforms},
-            "register_teachers": {"signal": self.teachers, "text": self.text_teachers},
-        }.get(hook)
-        if kinds is None:
-            registry: Registry = getattr(self, hook.removeprefix("register_"))
+    def _activate(self, offer: Offer) -> None:
+        """Make a plugin active, and its components known; before it, whoever brings a kind that it needs."""
+        for family, kind in {(component.family, component.kind) for component in offer.components} - offer.kinds.keys():
+            try:
+                self.registry(family, kind)
+            except ValueError as error:
+                raise PluginError(str(offer.info), f"cannot be activated: {error}") from error
+        for (family, kind), label in offer.kinds.items():
+            self._add_kind(family, kind, label)
+        self.active[offer.info.name] = offer.info
+        self._manager.register(offer.plugin, name=offer.info.name)
+        for component in offer.components:
+            try:
+                self._registries[component.family, component.kind].add(component)
+            except ValueError as error:
+                raise PluginError(str(offer.info), f"cannot be activated: {error}") from error
 
-            def register(name: str, target: hookspecs.Target, *, help: str = "") -> None:
-                registry.add(name, target, package=package, help=help)
+    def _add_kind(self, family: str, kind: str, label: str) -> None:
+        if (family, kind) in self._registries:
+            raise ValueError(f"the kind {kind!r} of {family} is there already.")
+        self._registries[family, kind] = Registry(label, find=functools.partial(self._find, family, kind))
 
-            return register
+    def _find(self, family: str, kind: str, name: str) -> tuple[list[str], str]:
+        """Activate the installed plugin that has this component; see `Registry`."""
 
-        def register_kind(name: str, target: hookspecs.Target, *, kind: str = next(iter(kinds))) -> None:
-            if kind not in kinds:
-                choices = " or ".join(f'"{one}"' for one in kinds)
-                raise ValueError(f"kind of {name!r} is {kind!r}; expected {choices}.")
-            kinds[kind].add(name, target, package=package)
+        def matches(component: Component) -> bool:
+            return (component.family, component.kind, component.name) == (family, kind, name)
 
-        return register_kind
+        offers = self._offers()
+        having = [offer for offer in offers if any(map(matches, offer.components))]
+        if having:
+            offer = _only(having, f"the {self._registries[family, kind].label} {name!r}")
+            self._activate(offer)
+            if family != "commands" and offer.info.distribution != CORE and os.environ.get("RANK", "0") == "0":
+                label = self._registries[family, kind].label
+                logger.warning("The %s %r is of the plugin %s, which is active now.", label, name, offer.info)
+            return [], ""
+        others = {
+            component.name
+            for offer in offers
+            for component in offer.components
+            if (component.family, component.kind) == (family, kind)
+        }
+        return sorted(others), " ".join(f"{error}." for error in self._broken.values())
 
-    def _load(self, name: str) -> tuple[object, PluginInfo]:
-        """Import the plugin called `name`: an installed one, a local file, or a module, in this order."""
-        offers = [(info, entry_point) for info, entry_point in self._installed if info.name == name]
-        if len(offers) > 1:
-            packages = ", ".join(str(info) for info, _ in offers)
-            raise PluginError(name, f"is offered by several packages; uninstall all but one of {packages}.")
-        try:
-            if offers:
-                return offers[0][1].load(), offers[0][0]
-            plugin = _load_file(name) if name.endswith(".py") else importlib.import_module(name)
-        except Exception as error:
-            if not offers and _is_absent(name, error):
-                hint = did_you_mean(name, [info.name for info in self.installed()])
-                raise ValueError(
-                    f"there is no plugin {name!r}{hint}. Installed: {', '.join(map(str, self.installed())) or 'none'}. "
-                    "A local one is named by the path of its .py file."
-                ) from None
-            broken = str(offers[0][0]) if offers else name
-            raise PluginError(broken, f"cannot be imported: {type(error).__name__}: {error}") from error
-        return plugin, _local_info(name, plugin)
+    def _offers(self) -> list[Offer]:
+        """What the installed plugins offer that are neither active nor blocked; a broken one is passed over."""
+        left = [offer for offer in self._scanned if offer.info.name not in self.active]
+        return [offer for offer in left if offer.info.name not in self._blocked]
 
-    def _inactive(self) -> str:
-        """What to add to a message about an unknown component."""
-        inactive = [info for info in self.installed() if info.name not in self.active]
-        if not inactive:
-            return ""
-        return f"Installed but not active: {', '.join(map(str, inactive))}; add the one you mean to `plugins`."
+    @functools.cached_property
+    def _scanned(self) -> list[Offer]:
+        offers = []
+        for info, entry_point in self._installed:
+            if info.name in self.active or info.name in self._blocked:
+                continue
+            try:
+                offers.append(load_installed(info, entry_point))
+            except PluginError as error:
+                self._broken[info] = error
+                _warn_once(str(error))
+        return offers
+
+    @functools.cached_property
+    def _broken(self) -> dict[PluginInfo, PluginError]:
+        return {}
 
 
-def _call(hook: str, implementation: pluggy.HookImpl, info: PluginInfo, arguments: Mapping[str, Any]) -> None:
-    """Call one plugin's implementation of a hook with those arguments that it takes."""
-    names = {*implementation.argnames, *implementation.kwargnames}
-    try:
-        implementation.function(**{name: value for name, value in arguments.items() if name in names})
-    except Exception as error:
-        raise PluginError(str(info), f"failed in {hook}: {type(error).__name__}: {error}") from error
+def _by_name(plugins: Iterable[str | object]) -> dict[str, str | object]:
+    named: dict[str, str | object] = {}
+    for plugin in plugins:
+        name = plugin if isinstance(plugin, str) else str(getattr(plugin, "__name__", type(plugin).__name__))
+        if named.setdefault(name, plugin) != plugin:
+            raise ValueError(f"two different plugins are called {name!r}; give one another __name__.")
+    return named
 
 
-def _object_name(plugin: object) -> str:
-    name: str = getattr(plugin, "__name__", type(plugin).__name__)
-    return name
+def _only(offers: list[Offer], what: str) -> Offer:
+    if len(offers) > 1:
+        found = " and ".join(str(offer.info) for offer in offers)
+        raise ValueError(
+            f"{what} is of several installed plugins, {found}. Say which one in `plugins`, or block one there: "
+            f"plugins: [-{offers[-1].info.name}]."
+        )
+    return offers[0]
 
 
-def _local_info(name: str, plugin: object) -> PluginInfo:
-    """What is known of a plugin that was not installed: its version is the content of its file, where it has one."""
-    file = getattr(plugin, "__file__", None)
-    version = f"sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]}" if file else "local"
-    return PluginInfo(name, "", version)
-
-
-def _load_file(name: str) -> ModuleType:
-    """Import the Python file at the path `name`, once per process and content."""
-    path = Path(name).resolve(strict=True)
-    # Not the bare stem: test.py or random.py would hide a module of that name.
-    module_name = f"{path.stem}_{hashlib.sha256(bytes(path) + path.read_bytes()).hexdigest()[:12]}"
-    if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None
-        assert spec.loader is not None  # there is one for every path that ends in .py
-        # Before it runs, since dataclasses look their module up.
-        module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[module_name]
-            raise
-    return sys.modules[module_name]
-
-
-def _is_absent(name: str, error: Exception) -> bool:
-    """Whether `error` says that a local plugin does not exist, rather than that something it imports does not."""
-    if isinstance(error, FileNotFoundError):
-        return name.endswith(".py") and not Path(name).exists()
-    return isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s It is passed over, since nothing names it.", message)

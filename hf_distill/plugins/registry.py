@@ -1,7 +1,7 @@
 """Named components of one kind, imported when first used, their options checked against their signatures.
 
 >>> losses = Registry("loss")
->>> losses.add("jsd", "hf_distill.losses.divergences:jsd", package="hf-distill 0.1.0")
+>>> losses.add(Component("losses", "loss", "jsd", "hf_distill.losses.divergences:jsd", "hf_distill"))
 >>> loss = losses.create("jsd", {"beta": 0.1})
 """
 
@@ -14,7 +14,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ContextDecorator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -77,21 +77,25 @@ class Component:
     """One entry of a registry.
 
     Attributes:
-        kind: what it is, "loss" for instance.
+        family: what its hook registers, "losses" for instance.
+        kind: which kind of these it is.
         name: what it is called in configurations.
         target: the component, or ``"module:attribute"``.
         package: the plugin that registered it, for messages.
         help: one line on what it does, where it was given at registration.
+        label: what components of its kind are called; set by the registry that it is in.
     """
 
+    family: str
     kind: str
     name: str
     target: Target
     package: str
     help: str = ""
+    label: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name!r} of {self.package}"
+        return f"{self.label or self.kind} {self.name!r} of {self.package}"
 
     def resolve(self) -> Callable[..., Any]:
         """The component itself, imported if it was not yet.
@@ -105,7 +109,7 @@ class Component:
         try:
             found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
         except Exception as error:
-            problem = f"registers the {self.kind} {self.name!r} as {self.target!r}, which cannot be imported"
+            problem = f"registers {self.name!r} among its {self.family} as {self.target!r}, which cannot be imported"
             raise PluginError(self.package, f"{problem}: {type(error).__name__}: {error}") from error
         return found
 
@@ -113,80 +117,105 @@ class Component:
         """What it does, in one line; imports it where no line was given at registration."""
         return self.help or (inspect.getdoc(self.resolve()) or "").partition("\n")[0]
 
-    def parameters(self) -> tuple[list[Parameter], bool]:
-        """Its options, and whether it takes any others besides."""
-        target = self.resolve()
+    @functools.cached_property
+    def signature(self) -> Signature:
+        """How it is made, read once; imports it."""
+        return Signature.of(self.resolve())
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a component is made.
+
+    Attributes:
+        options: what a configuration may say.
+        takes_any: whether other options are taken, too.
+        is_called: whether making it means calling it: a class, or a function that takes nothing by position. Any other
+            function (a row loss takes logits, a transform a model) gets its options bound.
+    """
+
+    options: tuple[Parameter, ...]
+    takes_any: bool
+    is_called: bool
+
+    @classmethod
+    def of(cls, target: Callable[..., Any]) -> Signature:
+        """Read it."""
         is_class = inspect.isclass(target)
         # A class without a constructor of its own shows the (*args, **kwargs) of nn.Module, which takes neither.
         if is_class and getattr(target.__init__, "__module__", "").startswith("torch."):
-            return [], False
+            return cls((), False, True)
         parameters = list(inspect.signature(target).parameters.values())
+        by_caller = [] if is_class else [parameter for parameter in parameters if _comes_from_caller(parameter)]
         options = [
             Parameter(parameter.name, parameter.default)
             for parameter in parameters
-            if parameter.kind is parameter.KEYWORD_ONLY
-            or (parameter.kind is parameter.POSITIONAL_OR_KEYWORD and (is_class or not _comes_from_caller(parameter)))
+            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            and parameter not in by_caller
         ]
-        return options, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        return cls(tuple(options), takes_any, is_called=is_class or not by_caller)
 
 
 class Registry:
     """The components of one kind.
 
     Args:
-        kind: what they are, in the singular.
-        hint: gives a sentence to add where a name is unknown.
+        label: what they are, in the singular.
+        find: called with a name that is not registered: may register it; gives other names that could be, and a
+            sentence to add to the message where there is none of this name.
     """
 
-    def __init__(self, kind: str, *, hint: Callable[[], str] = lambda: "") -> None:
-        self.kind = kind
-        self._hint = hint
+    def __init__(self, label: str, *, find: Callable[[str], tuple[list[str], str]] = lambda name: ([], "")) -> None:
+        self.label = label
+        self._find = find
         self._components: dict[str, Component] = {}
-        self._frozen = False
 
     def __iter__(self) -> Iterator[Component]:
         return iter(sorted(self._components.values(), key=lambda component: component.name))
 
     def __contains__(self, name: str) -> bool:
+        """Whether an active plugin has it."""
         return name in self._components
 
-    def add(self, name: str, target: Target, *, package: str, help: str = "") -> None:
-        """Register `target` as `name`.
+    def add(self, component: Component) -> None:
+        """Register a component.
 
         Raises:
             ValueError: the name is not in snake_case or taken, or the target is neither callable nor
                 ``"module:attribute"``.
         """
-        assert not self._frozen, f"{self.kind} {name!r} comes after the plugins were loaded; register it from a hook."
+        name, target = component.name, component.target
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            raise ValueError(f"{package} registers the {self.kind} {name!r}; expected a name in snake_case.")
+            raise ValueError(f"{component.package} registers the {self.label} {name!r}; expected a name in snake_case.")
         if not (callable(target) or (isinstance(target, str) and re.fullmatch(r"[\w.]+:\w+", target))):
             raise ValueError(
-                f"{package} registers the {self.kind} {name!r} as {target!r}; "
+                f"{component.package} registers the {self.label} {name!r} as {target!r}; "
                 'expected a callable or "module:attribute".'
             )
         if name in self._components:
             other = self._components[name].package
-            raise ValueError(f"{self.kind} {name!r} is registered by both {other} and {package}; block one of them.")
-        self._components[name] = Component(self.kind, name, target, package, help)
-
-    def freeze(self) -> None:
-        """Take no more components: every process has the same ones from here on."""
-        self._frozen = True
+            raise ValueError(
+                f"{self.label} {name!r} is registered by both {other} and {component.package}; block one of them."
+            )
+        self._components[name] = replace(component, label=self.label)
 
     def get(self, name: str) -> Component:
-        """The component called `name`.
+        """The component called `name`, of an active plugin or of the installed one that has it, then active.
 
         Raises:
-            ValueError: there is none; lists those there are.
+            ValueError: there is none, or several plugins have it; lists those there are.
+            PluginError: the plugin that has it does not work.
         """
         if name in self._components:
             return self._components[name]
-        known = sorted(self._components)
-        message = (
-            f"there is no {self.kind} {name!r}{did_you_mean(name, known)}. Registered: {', '.join(known) or 'none'}."
-        )
-        raise ValueError(" ".join(filter(None, [message, self._hint()])))
+        others, hint = self._find(name)
+        if name in self._components:
+            return self._components[name]
+        known = sorted({*self._components, *others})
+        listed = ", ".join(known) or "none"
+        message = f"there is no {self.label} {name!r}{did_you_mean(name, known)}. Registered: {listed}."
+        raise ValueError(" ".join(filter(None, [message, hint])))
 
     def create(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
         """Make the component called `name` with its options.
@@ -202,20 +231,19 @@ class Registry:
         options = dict(options or {})
         target = component.resolve()
         self._check(component, options)
-        is_factory = not any(map(_comes_from_caller, inspect.signature(target).parameters.values()))
-        if inspect.isclass(target) or is_factory:
+        if component.signature.is_called:
             with ErrorContext(str(component)):
                 return target(**options)
         return functools.partial(target, **options) if options else target
 
     def _check(self, component: Component, options: Mapping[str, Any]) -> None:
-        parameters, takes_any = component.parameters()
-        known = [parameter.name for parameter in parameters]
+        signature = component.signature
+        known = [parameter.name for parameter in signature.options]
         choices = f"Its options: {', '.join(known) or 'none'}."
         for name in options:
-            if name not in known and not takes_any:
+            if name not in known and not signature.takes_any:
                 raise ValueError(f"{component} has no option {name!r}{did_you_mean(name, known)}. {choices}")
-        missing = [parameter.name for parameter in parameters if parameter.required and parameter.name not in options]
+        missing = [option.name for option in signature.options if option.required and option.name not in options]
         if missing:
             raise ValueError(f"{component} needs the option {', '.join(map(repr, missing))}. {choices}")
 

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rapidfuzz import fuzz, process
-
 from ..plugins.registry import did_you_mean
+from ..serving.extras import import_extra
 
 REASONS = (
     "schema",  # no object with the fields text and label
@@ -176,6 +175,8 @@ class _Texts:
     def __init__(self, texts: Iterable[str]) -> None:
         self._exact: set[str] = set()
         self._sorted: list[str] = []
+        self._fuzz = import_extra("rapidfuzz.fuzz", "rounds")
+        self._process = import_extra("rapidfuzz.process", "rounds")
         for text in texts:
             self.add(text)
 
@@ -188,7 +189,9 @@ class _Texts:
 
     def has_near(self, text: str, similarity: float) -> bool:
         # With the words sorted once here, this is token_sort_ratio without sorting every text at every comparison.
-        best = process.extractOne(_sorted_words(text), self._sorted, scorer=fuzz.ratio, score_cutoff=similarity)
+        best = self._process.extractOne(
+            _sorted_words(text), self._sorted, scorer=self._fuzz.ratio, score_cutoff=similarity
+        )
         return best is not None
 
 

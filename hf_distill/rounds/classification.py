@@ -133,7 +133,7 @@ class TextClassification(RoundTask):
                 # One that was trained on other classes gets a new head.
                 model = load_student(source, model_class=auto, ignore_mismatched_sizes=True, **names)
                 if builder is not None:
-                    model = build_student(model, builder, plugins=Plugins(self.plugins), **options).model
+                    model = build_student(model, builder, plugins=self._active(), **options).model
             else:
                 raise ValueError(f"student is {self.student}; expected a folder, {{model: ...}} or {{fresh: ...}}.")
         model.save_pretrained(folder)
@@ -176,8 +176,15 @@ class TextClassification(RoundTask):
         return Classifier(model, tokenizer, labels=self.labels, max_length=self.max_length)
 
     def _load(self, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        model = load_student(folder, plugins=Plugins(self.plugins), dtype=torch.float32)
+        model = load_student(folder, plugins=self._active(), dtype=torch.float32)
         return model, AutoTokenizer.from_pretrained(folder)
+
+    def _active(self) -> Plugins:
+        """The plugins that are named, and whoever has the builder that is."""
+        plugins = Plugins(self.plugins)
+        if (builder := self.student.get("builder")) is not None:
+            plugins.students.get(builder)
+        return plugins
 
     def _arguments(self, output_dir: Path, seed: int, *, first: bool) -> DistillationArguments:
         stops_early = self.early_stopping is not None

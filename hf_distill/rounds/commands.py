@@ -112,14 +112,14 @@ def run(config: Mapping[str, Any], *, console: Console | None = None) -> RoundsR
     from ..drivers.first_process import is_first_process
     from .printing import print_data, print_result, print_round
 
-    parsed, data, driver, console = _prepare(config, console)
+    _, data, driver, console = _prepare(config, console)
     print_data(data, console)
     driver.on_round = lambda records: print_round(records, console)
     result = driver.run()
     if is_first_process():
         test = driver.task.open(result.folder).report(data.test) if data.test else None
         print_result(result, test, console)
-        _write_record(driver, config, parsed, result, test)
+        _write_record(driver, config, result, test)
     _end()
     return result
 
@@ -192,9 +192,10 @@ def make_driver(config: RoundsConfig, data: LabelledTexts, console: Console) -> 
     if "name" not in options:
         raise ValueError(f"generator is {config.generator}; expected {{name: pgkd, ...}}.")
     name = options.pop("name")
-    generator = plugins.generators.create(name, options)
+    generators = plugins.registry("generators", "round")
+    generator = generators.create(name, options)
     if not isinstance(generator, RoundGenerator):
-        raise ValueError(f"{plugins.generators.get(name)} works within a training, not between rounds of it.")
+        raise ValueError(f"{generators.get(name)} makes a {type(generator).__name__}; expected a RoundGenerator.")
     task = TextClassification(
         config.student,
         labels=data.labels,
@@ -230,7 +231,6 @@ def make_driver(config: RoundsConfig, data: LabelledTexts, console: Console) -> 
 def _write_record(
     driver: RoundsDriver,
     config: Mapping[str, Any],
-    parsed: RoundsConfig,
     result: RoundsResult,
     test: ClassReport | None,
 ) -> None:
@@ -239,12 +239,11 @@ def _write_record(
     import transformers
 
     from .._version import __version__
-    from ..plugins.manager import Plugins
 
     record = {
         "config": without_secrets(config),
         "versions": {"hf_distill": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "plugins": Plugins(parsed.plugins).versions(),
+        "plugins": driver.plugins.versions(),
         "stopped": result.stopped,
         "best_round": result.best.index,
         "rounds": [record.to_json() for record in result.records],

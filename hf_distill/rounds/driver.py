@@ -120,7 +120,7 @@ class RoundsDriver:
         self.on_round = on_round
         self._teacher_spec = teacher
         self._budget = Budget(**budget) if isinstance(budget, Mapping) else budget
-        self._plugins = plugins
+        self.plugins = plugins or Plugins()
         self._check_arguments()
 
     def run(self) -> RoundsResult:
@@ -305,7 +305,7 @@ class RoundsDriver:
 
     def _session(self, teacher: DryRunTeacher | None = None) -> TeacherSession:
         return TeacherSession(
-            self.files.folder, self._teacher_spec, budget=self._budget, plugins=self._plugins, teacher=teacher
+            self.files.folder, self._teacher_spec, budget=self._budget, plugins=self.plugins, teacher=teacher
         )
 
     def _reason(self, records: Sequence[RoundRecord]) -> str | None:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import json_repair
+from ..serving.extras import import_extra
 
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _LIST_START = re.compile(r"\[\s*\{")
@@ -71,5 +71,5 @@ def _objects(body: str) -> list[Any]:
     try:
         found = json.loads(body)
     except json.JSONDecodeError:
-        found = json_repair.loads(_NEXT_OBJECT.sub("},\n{", _NEXT_LIST.sub("},\n{", body)))
+        found = import_extra("json_repair", "rounds").loads(_NEXT_OBJECT.sub("},\n{", _NEXT_LIST.sub("},\n{", body)))
     return found if isinstance(found, list) else []

@@ -33,7 +33,7 @@ def make_text_teacher(
     else:
         options = dict(spec) if isinstance(spec, Mapping) else {"kind": "local", "model": spec}
         kind = options.pop("kind", "local")
-        registry = (plugins or Plugins()).text_teachers
+        registry = (plugins or Plugins()).registry("teachers", "text")
         teacher = registry.create(kind, options)
         if not isinstance(teacher, TextTeacher):
             raise ValueError(f"{registry.get(kind)} makes a {type(teacher).__name__}; expected a TextTeacher.")

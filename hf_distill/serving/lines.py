@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from .extras import import_extra
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -45,10 +45,11 @@ class LineWriter:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         # The system drops this lock with the process that holds it, however that ends.
-        self._lock = FileLock(f"{path}.lock", timeout=0, is_singleton=False)
+        filelock = import_extra("filelock", "rounds")
+        self._lock = filelock.FileLock(f"{path}.lock", timeout=0, is_singleton=False)
         try:
             self._lock.acquire()
-        except Timeout:
+        except filelock.Timeout:
             raise ValueError(
                 f"{path} is being written by another run; wait for it, or give this run a ledger of its own."
             ) from None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,7 @@ def build_student(
     teacher: PreTrainedModel | str | os.PathLike[str],
     builder: str | Callable[..., StudentBuild | Blueprint] = "layer_drop",
     *,
-    plugins: Plugins | None = None,
+    plugins: Plugins | Iterable[str | object] | None = None,
     model_class: type[PreTrainedModel] | None = None,
     dtype: str | torch.dtype = "auto",
     **options: Any,
@@ -75,7 +75,7 @@ def build_student(
         name, package, function = getattr(builder, "__name__", type(builder).__name__), None, builder
         build_from: Callable[..., StudentBuild | Blueprint] = partial(builder, **options)
     else:
-        plugins = plugins or Plugins()
+        plugins = Plugins.of(plugins)
         component = plugins.students.get(builder)
         name, package, function = builder, component.package, component.resolve()
         build_from = plugins.students.create(builder, options)
@@ -111,7 +111,7 @@ def _whole(
     teacher: PreTrainedModel | str | os.PathLike[str],
     model_class: type[PreTrainedModel] | None,
     dtype: str | torch.dtype,
-    plugins: Plugins | None,
+    plugins: Plugins | Iterable[str | object] | None,
 ) -> PreTrainedModel:
     if not isinstance(teacher, PreTrainedModel):
         return load_student(teacher, plugins=plugins, model_class=model_class, dtype=dtype)

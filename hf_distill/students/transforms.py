@@ -3,12 +3,12 @@
     transform(model, "low_rank", plugins=plugins, rank=8)
     model.save_pretrained("student")
     model = load_student("student", plugins=plugins)
-    model = AutoModelForCausalLM.from_pretrained("student")  # after `import hf_distill`, if the plugin is installed
+    model = AutoModelForCausalLM.from_pretrained("student")  # after `hf_distill.enable_from_pretrained(plugins)`
 
 A transform is a function ``(model, **options) -> None``, registered with kind "transform". What was applied stands in
 ``config.hf_distill["transforms"]``; loading applies it again to a model without weights, then loads them.
 
-Where hf_distill was not imported, `from_pretrained` would build the stock model and leave out what it has no place for.
+Without that call `from_pretrained` would build the stock model and leave out what it has no place for.
 It is stopped by an entry in ``config.fusion_config``, which transformers refuses with what the entry says.
 """
 
@@ -17,23 +17,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from ..plugins.manager import Plugins, installed_plugins
+from ..plugins.manager import Plugins
 from .opening import architecture, refuse_missing_folder
 from .weights import whole_weights
 
-NEEDS_IMPORT = "this model was changed by transforms of hf_distill; `import hf_distill` before you load it"
+NEEDS_CALL = (
+    "this model was changed by transforms of hf_distill; load it with hf_distill.load_student, or call "
+    "hf_distill.enable_from_pretrained() before"
+)
 _BORN = "hf_distill_born_transformed"
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "trust_remote_code")
 
 
-def transform(model: PreTrainedModel, name: str, *, plugins: Plugins | None = None, **options: Any) -> None:
+def transform(
+    model: PreTrainedModel, name: str, *, plugins: Plugins | Iterable[str | object] | None = None, **options: Any
+) -> None:
     """Apply the transform `name` to `model`, in place, and write it into the model's configuration.
 
     The modules that a transform makes may depend on shapes and options only. When the model is loaded again, it runs on
@@ -44,7 +49,7 @@ def transform(model: PreTrainedModel, name: str, *, plugins: Plugins | None = No
     Args:
         model: what to change.
         name: of a registered transform.
-        plugins: where transforms are registered; the built-in ones where not given.
+        plugins: names of plugins or a `Plugins`, beside the installed one that has the transform.
         options: of the transform; JSON-serialisable.
 
     Raises:
@@ -54,7 +59,7 @@ def transform(model: PreTrainedModel, name: str, *, plugins: Plugins | None = No
         json.dumps(options)
     except TypeError as error:
         raise ValueError(f"The options of a transform are saved with the model; JSON cannot hold {options}.") from error
-    plugins = plugins or Plugins()
+    plugins = Plugins.of(plugins)
     plugins.transforms.create(name, options)(model)
     for parameter in model.parameters():
         # As it will be when it is read back; products with another layout round differently.
@@ -68,7 +73,7 @@ def transform(model: PreTrainedModel, name: str, *, plugins: Plugins | None = No
 def load_student(
     path: str | os.PathLike[str],
     *,
-    plugins: Plugins | None = None,
+    plugins: Plugins | Iterable[str | object] | None = None,
     model_class: type[PreTrainedModel] | None = None,
     **options: Any,
 ) -> PreTrainedModel:
@@ -76,8 +81,8 @@ def load_student(
 
     Args:
         path: folder or hub name.
-        plugins: where transforms are registered; where not given, the built-in ones and those of the installed plugins
-            that the student names.
+        plugins: who may apply the transforms that the student names: names of plugins, or a `Plugins`. What lies in a
+            folder imports and activates nothing by itself.
         model_class: where the class that the checkpoint names is not the one wanted.
         options: of `from_pretrained`: dtype, device_map, revision ...
 
@@ -121,7 +126,7 @@ def load_transformed(
     model_class: type[PreTrainedModel],
     path: str | os.PathLike[str],
     *args: Any,
-    plugins: Plugins | None = None,
+    plugins: Plugins | Iterable[str | object] | None = None,
     output_loading_info: bool = False,
     **options: Any,
 ) -> Any:
@@ -134,15 +139,15 @@ def load_transformed(
     if not isinstance(config, PretrainedConfig):
         config = AutoConfig.from_pretrained(path, **{key: options[key] for key in _HUB_OPTIONS if key in options})
     transforms = transforms_of(config)
-    plugins = plugins or Plugins(_installed(transforms))
+    plugins = Plugins.of(plugins)
     for spec in transforms:
         if spec["name"] not in plugins.transforms:
             raise ValueError(
-                f"{str(path)!r} was made with the transform {spec['name']!r} of {spec['package']}; "
-                "install that plugin, or activate it: load_student(..., plugins=Plugins([...]))."
+                f"{str(path)!r} was made with the transform {spec['name']!r} of {spec['package']}, which is not "
+                f"active. Name the plugin, if you trust it: plugins=[{str(spec['package']).partition(' (')[0]!r}]."
             )
     skeleton, buffers, made = _skeleton(model_class, transforms, plugins)
-    fusions = {key: one for key, one in (getattr(config, "fusion_config", None) or {}).items() if key != NEEDS_IMPORT}
+    fusions = {key: one for key, one in (getattr(config, "fusion_config", None) or {}).items() if key != NEEDS_CALL}
     fusions |= options.pop("fusion_config", None) or {}
     model: Any
     with whole_weights():
@@ -168,13 +173,7 @@ def load_transformed(
 
 def _demand_import(config: PretrainedConfig) -> None:
     """Let plain transformers refuse to load what was changed."""
-    config.fusion_config = {**(getattr(config, "fusion_config", None) or {}), NEEDS_IMPORT: True}
-
-
-def _installed(transforms: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The plugins among the installed ones that transforms came from."""
-    wanted = {str(spec["package"]).partition(" (")[0] for spec in transforms}
-    return [info.name for info, _ in installed_plugins() if info.name in wanted]
+    config.fusion_config = {**(getattr(config, "fusion_config", None) or {}), NEEDS_CALL: True}
 
 
 def _skeleton(

@@ -24,7 +24,7 @@ from transformers import (
 from ..batch.signals import IGNORE_INDEX
 from ..losses.base import BatchLoss
 from ..plugins.manager import Plugins
-from ..plugins.registry import Registry
+from ..plugins.registry import Component, Registry
 from ..students import transform
 from ..trainer import DistillationTrainer
 from .data import causal_lm_dataset, classification_dataset, tiny_tokenizer
@@ -77,7 +77,7 @@ class Subject:
         if isinstance(self.component, str):
             return Plugins(self.plugins).losses
         registry = Registry("loss")
-        registry.add(self.name, self.component, package="the test")
+        registry.add(Component("losses", "loss", self.name, self.component, package="the test"))
         return registry
 
     @property

@@ -59,7 +59,7 @@ class Plan:
 
         self.seed = args.seed
         self.memory = getattr(args, "loss_memory_mb", 240) * 2**20
-        self.plugins = Plugins(chosen(plugins, "plugins") or ())
+        self.plugins = Plugins.of(chosen(plugins, "plugins"))
         self.teachers: dict[str, Teacher] = make_teachers(chosen(teacher, "teacher"), self.plugins)
         self.loss_specs = chosen(losses, "losses")
         selector, generator = chosen(selector, "selector"), chosen(generator, "generator")
@@ -321,13 +321,10 @@ def _make_component(spec: Any, kind: type[Any], registry: Registry, example: str
         return spec
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     if "name" not in options:
-        raise ValueError(f"The {registry.kind} {spec!r} has no name. Say which: {{'name': {example!r}, ...}}.")
+        raise ValueError(f"The {registry.label} {spec!r} has no name. Say which: {{'name': {example!r}, ...}}.")
     made = registry.create(name := options.pop("name"), options)
     if not isinstance(made, kind):
-        raise ValueError(
-            f"{registry.get(name)} works between rounds of training (`hf-distill rounds`), not inside of one; "
-            f"expected a {kind.__name__}."
-        )
+        raise ValueError(f"{registry.get(name)} makes a {type(made).__name__}; expected a {kind.__name__}.")
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,13 +14,12 @@ from ..losses.base import BatchLoss, Loss
 from ..losses.mixins import NestedBatchMixin, TeacherViewMixin, check_mixins
 from ..losses.schedules import Schedule
 from ..plugins.manager import Plugins
-from ..serving.text_teacher import TextTeacher
 from ..teachers.base import Teacher
 from ..teachers.local import LocalTeacher
 
 TASK = "task"
 DEFAULT_TEACHER = "teacher"
-_WRITES_TEXT = (
+_NO_SIGNAL = (
     "The teacher {!r} writes text and gives no signal for a batch, so it cannot guide a training. Name it as the "
     "teacher of a generator, which makes training data with it, or give the training a model: teacher='folder-or-name'."
 )
@@ -97,15 +97,15 @@ def make_teachers(spec: Any, plugins: Plugins) -> dict[str, Teacher]:
             options = dict(entry)
             name = options.pop("name", DEFAULT_TEACHER)
             kind = options.pop("kind", "local")
-            if kind in plugins.text_teachers and kind not in plugins.teachers:
-                raise ValueError(_WRITES_TEXT.format(kind))
+            if kind not in plugins.teachers and _is_of_another_kind(kind, plugins):
+                raise ValueError(_NO_SIGNAL.format(kind))
             teacher = plugins.teachers.create(kind, options)
-        elif isinstance(entry, TextTeacher):
-            raise ValueError(_WRITES_TEXT.format(type(entry).__name__))
         elif isinstance(entry, Teacher):
             teacher = entry
-        else:
+        elif isinstance(entry, (str, Path, nn.Module)):
             teacher = LocalTeacher(entry)
+        else:
+            raise ValueError(_NO_SIGNAL.format(type(entry).__name__))
         if name in teachers:
             raise ValueError(
                 f"Two teachers are called {name!r}. Give each a name of its own: "
@@ -113,6 +113,12 @@ def make_teachers(spec: Any, plugins: Plugins) -> dict[str, Teacher]:
             )
         teachers[name] = teacher
     return teachers
+
+
+def _is_of_another_kind(name: str, plugins: Plugins) -> bool:
+    """Whether there is a teacher of this name, but none that gives signals."""
+    kinds = {one.kind for one in plugins.available()[0] if (one.family, one.name) == ("teachers", name)}
+    return bool(kinds) and "signal" not in kinds
 
 
 def make_losses(specs: Sequence[Any], teachers: Mapping[str, Teacher], plugins: Plugins) -> list[ActiveLoss]:
@@ -180,7 +186,7 @@ def _takes_temperature(plugins: Plugins, name: str) -> bool:
     target = component.resolve()
     if not (isinstance(target, type) and issubclass(target, BatchLoss)):
         return False
-    return any(parameter.name == "temperature" for parameter in component.parameters()[0])
+    return any(parameter.name == "temperature" for parameter in component.signature.options)
 
 
 def _choose_teachers(

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 @hookimpl
-def register_generators(register: Callable[[str, str], None]) -> None:
+def register_generators(register: Callable[..., None]) -> None:
     """Rows asked for by the student's validation report and its confident mistakes."""
-    register("pgkd", "hf_distill_pgkd.generator:PGKDGenerator")
+    register("pgkd", "hf_distill_pgkd.generator:PGKDGenerator", kind="round")
 
 
 @hookimpl
