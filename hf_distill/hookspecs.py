@@ -125,7 +125,7 @@ def register_generators(register: Register) -> None:
     Example:
         >>> @hf_distill.hookimpl
         ... def register_generators(register):
-        ...     register("paraphrase", "hf_distill_paraphrase.generator:Paraphraser", kind="round")
+        ...     register("paraphrase", "hf_distill_paraphrase.generator:Paraphraser")
     """
 
 

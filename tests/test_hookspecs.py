@@ -6,12 +6,17 @@ import pytest
 
 import hf_distill
 from hf_distill import Plugins, hookspecs
+from hf_distill.plugins.discovery import DEFAULT_KINDS
 
 HOOKS = {
     name: function
     for name, function in vars(hookspecs).items()
     if inspect.isfunction(function) and hasattr(function, "hf_distill_spec")
 }
+
+
+def count(plugins: Plugins) -> int:
+    return sum(len(list(registry)) for registry in plugins.registries())
 
 
 def test_there_are_at_most_ten_hooks():
@@ -34,10 +39,12 @@ def test_the_example_of_every_hook_is_accepted_and_called(name, tmp_path, capsys
     source = "\n".join(line.strip()[4:] for line in example.splitlines())
     assert source.startswith("@hf_distill.hookimpl\n")
     (tmp_path / "example.py").write_text(f"import hf_distill\n{source}\n")
-    before = sum(len(list(registry)) for registry in Plugins().registries().values())
+    before = count(Plugins())
     plugins = Plugins([str(tmp_path / "example.py")])
-    if name.startswith("register_"):
-        assert sum(len(list(registry)) for registry in plugins.registries().values()) == before + 1
+    if name == "register_kinds":
+        assert plugins.registry("teachers", "vision").label == "vision teacher"
+    elif name.startswith("register_"):
+        assert count(plugins) == before + 1
     else:
         state = type("State", (), {"max_steps": 7, "best_metric": 0.5})
         plugins.notify(name, trainer=type("Trainer", (), {"state": state}))
@@ -48,7 +55,7 @@ def test_every_hook_has_a_way_to_be_called():
     plugins = Plugins()
     for name in HOOKS:
         if name.startswith("register_"):
-            assert name.removeprefix("register_") in plugins.registries()
+            assert name == "register_kinds" or name.removeprefix("register_") in DEFAULT_KINDS
         else:
             assert inspect.signature(getattr(plugins, name)).parameters.keys() == (
                 inspect.signature(HOOKS[name]).parameters.keys()

@@ -1,7 +1,6 @@
 """What others build on. To add a name, add it here in the same change and to CHANGELOG.md under "Added".
 
-To rename or remove one, keep the old name working with a DeprecationWarning for one minor version, and say so in
-CHANGELOG.md under "Deprecated" and then "Removed". A hook may gain arguments; it loses none.
+To rename or remove one, say old and new name in CHANGELOG.md under "Changed", and raise the minor version.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import pytest
 
 import hf_distill
 from hf_distill import hookspecs
+from hf_distill.plugins.manager import _KINDS
 
 PUBLIC_NAMES = [
     "IGNORE_INDEX",
@@ -104,6 +104,7 @@ PUBLIC_NAMES = [
     "weighted_row_sum",
 ]
 HOOKS = {
+    "register_kinds": ["register"],
     "register_losses": ["register"],
     "register_teachers": ["register"],
     "register_selectors": ["register"],
@@ -114,16 +115,15 @@ HOOKS = {
     "training_started": ["trainer"],
     "training_finished": ["trainer"],
 }
-REGISTRIES = [
-    "commands",
-    "generators",
-    "losses",
-    "metrics",
-    "selectors",
-    "students",
-    "teachers",
-    "text_teachers",
-    "transforms",
+KINDS = [
+    "commands command",
+    "generators batch",
+    "losses loss",
+    "metrics metric",
+    "selectors selector",
+    "students builder",
+    "students transform",
+    "teachers signal",
 ]
 
 
@@ -140,8 +140,8 @@ def test_hooks_and_their_arguments_do_not_change_by_accident():
     assert found == HOOKS
 
 
-def test_registries_do_not_change_by_accident():
-    assert sorted(hf_distill.Plugins().registries()) == REGISTRIES
+def test_the_cores_kinds_of_components_do_not_change_by_accident():
+    assert [f"{family} {kind}" for family, kind in sorted(_KINDS)] == KINDS
 
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)

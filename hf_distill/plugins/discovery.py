@@ -118,16 +118,16 @@ def ask(plugin: object, info: PluginInfo) -> Offer:
         PluginError: it implements no hook, or one that is wrong.
     """
     # An entry point may name a class; pluggy would call its methods without a self (pluggy#643).
-    plugin = plugin() if isinstance(plugin, type) else plugin
-    offer = Offer(info, plugin)
     manager = pluggy.PluginManager("hf_distill")
     manager.add_hookspecs(hookspecs)
     try:
+        plugin = plugin() if isinstance(plugin, type) else plugin
         manager.register(plugin, name=info.name)
         manager.check_pending()
     except Exception as error:
         cause = " ".join(str(error).split())  # pluggy's messages have several lines
         raise PluginError(str(info), f"cannot be registered: {type(error).__name__}: {cause}") from error
+    offer = Offer(info, plugin)
     callers = manager.get_hookcallers(plugin)
     if not callers:
         raise PluginError(str(info), "implements no hook; mark its functions with @hf_distill.hookimpl.")

@@ -220,7 +220,21 @@ class Plugins:
             for component in offer.components
             if (component.family, component.kind) == (family, kind)
         }
-        return sorted(others), " ".join(f"{error}." for error in self._broken.values())
+        # What is no batch generator may be a round generator.
+        elsewhere = [
+            f"{name!r} is a {self._label(component)} of {component.package}."
+            for component in self.available()[0]
+            if (component.family, component.name) == (family, name)
+        ]
+        return sorted(others), " ".join([*elsewhere, *(f"{error}." for error in self._broken.values())])
+
+    def _label(self, component: Component) -> str:
+        """What such a component is called, whether its kind is active or not."""
+        key = component.family, component.kind
+        labels = {key: registry.label for key, registry in self._registries.items()}
+        for offer in self._offers():
+            labels |= offer.kinds
+        return labels.get(key, component.kind)
 
     def _offers(self) -> list[Offer]:
         """What the installed plugins offer that are neither active nor blocked; a broken one is passed over."""

@@ -97,8 +97,6 @@ def make_teachers(spec: Any, plugins: Plugins) -> dict[str, Teacher]:
             options = dict(entry)
             name = options.pop("name", DEFAULT_TEACHER)
             kind = options.pop("kind", "local")
-            if kind not in plugins.teachers and _is_of_another_kind(kind, plugins):
-                raise ValueError(_NO_SIGNAL.format(kind))
             teacher = plugins.teachers.create(kind, options)
         elif isinstance(entry, Teacher):
             teacher = entry
@@ -113,12 +111,6 @@ def make_teachers(spec: Any, plugins: Plugins) -> dict[str, Teacher]:
             )
         teachers[name] = teacher
     return teachers
-
-
-def _is_of_another_kind(name: str, plugins: Plugins) -> bool:
-    """Whether there is a teacher of this name, but none that gives signals."""
-    kinds = {one.kind for one in plugins.available()[0] if (one.family, one.name) == ("teachers", name)}
-    return bool(kinds) and "signal" not in kinds
 
 
 def make_losses(specs: Sequence[Any], teachers: Mapping[str, Teacher], plugins: Plugins) -> list[ActiveLoss]:

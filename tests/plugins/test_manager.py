@@ -9,7 +9,7 @@ import pytest
 
 import hf_distill
 from hf_distill import PluginError, Plugins
-from hf_distill.plugins.manager import installed_plugins
+from hf_distill.plugins.discovery import installed_plugins
 
 # The smallest plugin, as the documentation shows it.
 TVD = '''"""Total-variation distillation loss (Wen et al. 2023, arXiv:2307.15190)."""
@@ -161,11 +161,92 @@ def test_an_unknown_plugin_lists_what_is_installed_and_the_nearest_name(install)
         Plugins(["tdv"])
 
 
-def test_an_unknown_component_points_at_installed_plugins_that_are_not_active(install):
+def test_a_component_that_is_named_activates_the_plugin_that_has_it(install, caplog):
     install("hf-distill-tvd", "0.1.0", {"tvd": "hf_distill_tvd"}, {"hf_distill_tvd.py": TVD})
-    with pytest.raises(ValueError, match=r"not active: .*tvd \(hf-distill-tvd 0\.1\.0\).*add .* to `plugins`"):
-        Plugins().losses.create("tvd")
-    assert "tvd" in Plugins(["tvd"]).losses
+    plugins = Plugins()
+    assert "tvd" not in plugins.active
+    plugins.losses.create("tvd")
+    assert plugins.versions()["tvd"] == "0.1.0"
+    assert "tvd (hf-distill-tvd 0.1.0)" in plugins.fingerprint()
+    assert [record.getMessage() for record in caplog.records] == [
+        "The loss 'tvd' is of the plugin tvd (hf-distill-tvd 0.1.0), which is active now."
+    ]
+
+
+def test_looking_for_a_component_runs_nothing_of_other_plugins_but_their_registrations(install):
+    install("hf-distill-tvd", "0.1.0", {"tvd": "hf_distill_tvd"}, {"hf_distill_tvd.py": TVD})
+    source = "import hf_distill\n@hf_distill.hookimpl\ndef training_started(trainer): trainer.append('runs')\n"
+    install("hf-distill-other", "1.0", {"other": "other_plugin"}, {"other_plugin.py": source})
+    plugins, started = Plugins(), []
+    plugins.losses.create("tvd")
+    plugins.training_started(started)
+    assert started == []
+    assert "other" not in plugins.active
+    plugins = Plugins(["other"])
+    plugins.training_started(started)
+    assert started == ["runs"]
+
+
+def test_a_component_that_two_installed_plugins_have_is_an_error_that_names_both(install):
+    for letter in "ab":
+        files = {f"plugin_{letter}.py": registering("register_losses", "same")}
+        install(f"hf-distill-{letter}", "1.0", {letter: f"plugin_{letter}"}, files)
+    with pytest.raises(
+        ValueError, match=r"loss 'same' is of several .*a \(hf-distill-a 1\.0\) and b \(hf-distill-b 1\.0\).*\[-b\]"
+    ):
+        Plugins().losses.get("same")
+    assert Plugins(["a"]).losses.get("same").package == "a (hf-distill-a 1.0)"
+    assert Plugins(["-b"]).losses.get("same").package == "a (hf-distill-a 1.0)"
+
+
+def test_a_broken_plugin_is_a_warning_where_it_is_not_named_and_the_cause_where_its_component_may_be(install, caplog):
+    install("hf-distill-broken", "2.0", {"broken": "broken_plugin"}, {"broken_plugin.py": "import no_such_package"})
+    install("hf-distill-tvd", "0.1.0", {"tvd": "hf_distill_tvd"}, {"hf_distill_tvd.py": TVD})
+    plugins = Plugins()
+    plugins.losses.create("tvd")
+    assert any("hf-distill-broken 2.0" in record.getMessage() for record in caplog.records)
+    with pytest.raises(ValueError, match=r"no loss 'lost'.*broken \(hf-distill-broken 2\.0\).*no_such_package"):
+        plugins.losses.get("lost")
+
+
+def test_a_blocked_plugin_is_not_found_by_its_component(install):
+    install("hf-distill-tvd", "0.1.0", {"tvd": "hf_distill_tvd"}, {"hf_distill_tvd.py": TVD})
+    with pytest.raises(ValueError, match="no loss 'tvd'"):
+        Plugins(["-tvd"]).losses.get("tvd")
+    assert "hf_distill_tvd" not in sys.modules
+
+
+KIND = """
+import hf_distill
+
+@hf_distill.hookimpl
+def register_kinds(register):
+    register("teachers", "vision", "vision teacher")
+"""
+
+
+def test_a_strangers_package_brings_a_kind_for_others_to_register(install):
+    install("hf-distill-vision", "1.0", {"vision": "vision_plugin"}, {"vision_plugin.py": KIND})
+    source = registering("register_teachers", "eye").replace("print)", "print, kind='vision')")
+    install("hf-distill-eye", "1.0", {"eye": "eye_plugin"}, {"eye_plugin.py": source})
+    plugins = Plugins()
+    assert plugins.registry("teachers", "vision").get("eye").target is print
+    assert {"vision", "eye"} <= plugins.active.keys()
+    assert list(Plugins(["eye"]).registry("teachers", "vision"))
+    with pytest.raises(ValueError, match="no kind 'auditory' of teachers; expected 'signal' or 'text' or 'vision'"):
+        plugins.registry("teachers", "auditory")
+
+
+def test_a_component_of_another_kind_is_said_to_be_that():
+    with pytest.raises(ValueError, match=r"no teacher 'endpoint'.*'endpoint' is a text teacher of serving"):
+        Plugins().teachers.get("endpoint")
+
+
+def test_wings_of_the_core_are_plugins_that_are_active_where_they_are_named():
+    plugins = Plugins()
+    assert list(plugins.active) == ["hf_distill"]
+    assert plugins.commands.get("ledger").package.startswith("serving (hf-distill ")
+    assert list(plugins.active) == ["hf_distill", "serving"]
 
 
 def test_a_blocked_plugin_stays_inactive_and_a_misspelt_block_does_not_pass_silently(install):
@@ -264,7 +345,7 @@ def test_builders_and_transforms_are_told_apart():
         def register_students(self, register):
             register("a", print, kind="builders")
 
-    with pytest.raises(PluginError, match='\'builders\'; expected "builder" or "transform"'):
+    with pytest.raises(PluginError, match="'builders' of students; expected 'builder' or 'transform'"):
         Plugins([Wrong()])
 
 
@@ -280,10 +361,11 @@ def test_an_error_in_a_lifecycle_event_carries_the_plugins_name():
 
 def test_every_built_in_component_can_be_imported():
     broken = {}
-    for registry in Plugins().registries().values():
-        for component in registry:
-            try:
-                component.parameters()
-            except PluginError as error:
-                broken[component.name] = str(error.__cause__)
+    components = [one for one in Plugins().available()[0] if "(hf-distill " in one.package]
+    assert len(components) > 30
+    for component in components:
+        try:
+            assert component.signature
+        except PluginError as error:
+            broken[component.name] = str(error.__cause__)
     assert not broken

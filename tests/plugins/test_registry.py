@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from torch import nn
 
-from hf_distill.plugins.registry import ErrorContext, PluginError, Registry, did_you_mean
+from hf_distill.plugins.registry import Component, ErrorContext, PluginError, Registry, did_you_mean
 
 
 def row_loss(student_logits, teacher_logits, *, beta=0.5, gamma):
@@ -45,14 +45,18 @@ def anything(student, teacher, **options):
     return options
 
 
+def component(name, target, *, package, help=""):
+    return Component("losses", "loss", name, target, package, help)
+
+
 @pytest.fixture
 def registry() -> Registry:
     registry = Registry("loss")
     for target in (row_loss, old_style, factory, anything):
-        registry.add(target.__name__, target, package="core 1.0")
-    registry.add("with_options", WithOptions, package="core 1.0")
-    registry.add("bare", Bare, package="core 1.0")
-    registry.add("config", Config, package="core 1.0")
+        registry.add(component(target.__name__, target, package="core 1.0"))
+    registry.add(component("with_options", WithOptions, package="core 1.0"))
+    registry.add(component("bare", Bare, package="core 1.0"))
+    registry.add(component("config", Config, package="core 1.0"))
     return registry
 
 
@@ -99,33 +103,27 @@ def test_a_wrong_name_or_option_is_not_dropped_silently(registry, name, options,
 @pytest.mark.parametrize("name", ["", "CamelCase", "with-dash", "1st", "with space", "_private"])
 def test_names_that_do_not_fit_configurations_are_refused(name):
     with pytest.raises(ValueError, match="snake_case"):
-        Registry("loss").add(name, print, package="a 1")
+        Registry("loss").add(component(name, print, package="a 1"))
 
 
 @pytest.mark.parametrize("target", ["module.attribute", "module:", 3, None])
 def test_targets_that_would_fail_only_when_used_are_refused(target):
     with pytest.raises(ValueError, match="module:attribute"):
-        Registry("loss").add("name", target, package="a 1")
+        Registry("loss").add(component("name", target, package="a 1"))
 
 
 def test_a_duplicate_does_not_replace_the_first_and_names_both_packages(registry):
     with pytest.raises(ValueError, match=r"loss 'factory' is registered by both core 1\.0 and other 2\.0"):
-        registry.add("factory", print, package="other 2.0")
+        registry.add(component("factory", print, package="other 2.0"))
     assert registry.get("factory").target is factory
-
-
-def test_nothing_is_added_after_the_plugins_were_loaded(registry):
-    registry.freeze()
-    with pytest.raises(AssertionError, match="register it from a hook"):
-        registry.add("late", print, package="a 1")
 
 
 def test_a_lazy_target_is_imported_when_used_and_not_before(tmp_path, monkeypatch):
     (tmp_path / "lazy_component.py").write_text('def scale(x, *, by=2):\n    """Scales."""\n    return x * by\n')
     monkeypatch.syspath_prepend(tmp_path)
     registry = Registry("loss")
-    registry.add("scale", "lazy_component:scale", package="a 1")
-    registry.add("described", "lazy_component:scale", package="a 1", help="Its own words.")
+    registry.add(component("scale", "lazy_component:scale", package="a 1"))
+    registry.add(component("described", "lazy_component:scale", package="a 1", help="Its own words."))
     assert [component.name for component in registry] == ["described", "scale"]
     assert registry.get("described").summary() == "Its own words."
     assert "lazy_component" not in sys.modules
@@ -136,21 +134,27 @@ def test_a_lazy_target_is_imported_when_used_and_not_before(tmp_path, monkeypatc
 
 def test_a_lazy_target_that_is_not_there_names_its_package():
     registry = Registry("loss")
-    registry.add("gone", "hf_distill.plugins.registry:gone", package="a (pkg 1.0)")
-    registry.add("absent", "no_such_module:gone", package="a (pkg 1.0)")
+    registry.add(component("gone", "hf_distill.plugins.registry:gone", package="a (pkg 1.0)"))
+    registry.add(component("absent", "no_such_module:gone", package="a (pkg 1.0)"))
     for name, cause in (("gone", AttributeError), ("absent", ModuleNotFoundError)):
-        with pytest.raises(PluginError, match=rf"a \(pkg 1\.0\) registers the loss '{name}'") as error:
+        with pytest.raises(PluginError, match=rf"a \(pkg 1\.0\) registers '{name}' among its losses") as error:
             registry.create(name)
         assert isinstance(error.value.__cause__, cause)
 
 
 def test_what_a_component_takes_is_listed_with_its_defaults(registry):
-    listed = {parameter.name: parameter for parameter in registry.get("row_loss").parameters()[0]}
+    listed = {parameter.name: parameter for parameter in registry.get("row_loss").signature.options}
     assert listed["beta"].default == 0.5
     assert not listed["beta"].required
     assert listed["gamma"].required
     assert set(listed) == {"beta", "gamma"}
     assert registry.get("row_loss").summary() == "Difference, scaled."
+
+
+def test_a_signature_is_read_once(registry, monkeypatch):
+    registry.create("row_loss", {"gamma": 1.0})
+    monkeypatch.setattr("inspect.signature", None)
+    registry.create("row_loss", {"gamma": 1.0})
 
 
 def test_an_error_keeps_its_type_and_gets_the_name_of_its_component():
@@ -174,7 +178,7 @@ def test_a_constructor_that_fails_says_whose_it_is():
             raise TypeError("boom")
 
     registry = Registry("teacher")
-    registry.add("fails", Fails, package="a (pkg 1.0)")
+    registry.add(component("fails", Fails, package="a (pkg 1.0)"))
     with pytest.raises(TypeError, match="boom") as error:
         registry.create("fails")
     assert "teacher 'fails' of a (pkg 1.0)" in " ".join([str(error.value), *getattr(error.value, "__notes__", [])])
