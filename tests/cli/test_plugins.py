@@ -26,53 +26,53 @@ def scaled(student_logits, teacher_logits, *, by=2.0, offset):
 
 
 @pytest.fixture(autouse=True)
-def _installed(install, monkeypatch):
-    install("hf-distill-active", "1.2", {"active": "active_plugin"}, {"active_plugin.py": SOURCE})
-    install("hf-distill-idle", "0.3", {"idle": "idle_plugin"}, {"idle_plugin.py": "1 / 0"})
-    monkeypatch.setenv("HF_DISTILL_PLUGINS", "active")
+def _installed(install):
+    install("hf-distill-toys", "1.2", {"toys": "toys_plugin"}, {"toys_plugin.py": SOURCE})
+    install("hf-distill-broken", "0.3", {"broken": "broken_plugin"}, {"broken_plugin.py": "1 / 0"})
 
 
-def test_the_json_tells_active_from_installed_without_importing_the_latter(capsys):
+def test_the_json_lists_what_every_installed_plugin_has(capsys):
     assert plugins(["--json"]) == 0
-    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["plugins"]}
-    assert listed["active"] == {
-        "name": "active",
-        "distribution": "hf-distill-active",
+    output = capsys.readouterr()
+    listed = {entry["name"]: entry for entry in json.loads(output.out)["plugins"]}
+    assert listed["toys"] == {
+        "name": "toys",
+        "distribution": "hf-distill-toys",
         "version": "1.2",
-        "active": True,
         "components": {"losses": ["scaled"]},
     }
-    assert listed["idle"] == {
-        "name": "idle",
-        "distribution": "hf-distill-idle",
-        "version": "0.3",
-        "active": False,
-        "components": {},
-    }
+    assert listed["broken"]["components"] == {}
+    assert "broken (hf-distill-broken 0.3) cannot be imported: ZeroDivisionError" in output.err
     assert listed["hf_distill"]["version"] == hf_distill.__version__
     assert "forward_kl" in listed["hf_distill"]["components"]["losses"]
     assert list(listed) == sorted(listed)
-    assert "idle_plugin" not in sys.modules
+
+
+def test_piped_there_is_one_component_a_line(capsys):
+    assert plugins([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "losses\tloss\tscaled\ttoys (hf-distill-toys 1.2)" in lines
+    assert "teachers\ttext\tendpoint" in "".join(lines)
+    assert all(line.count("\t") == 3 for line in lines)
 
 
 def test_the_table_shows_every_plugin_and_component(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert plugins([]) == 0
     rows = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
-    assert [cell.strip() for cell in rows["active"].split("│")[1:-1]] == [
-        "active",
-        "hf-distill-active",
+    assert [cell.strip() for cell in rows["toys"].split("│")[1:-1]] == [
+        "toys",
+        "hf-distill-toys",
         "1.2",
-        "yes",
         "losses: scaled",
     ]
-    assert rows["idle"].split("│")[4].strip() == "no"
 
 
 def test_a_component_is_shown_with_its_options(capsys):
     assert plugins(["scaled"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "loss scaled, of active (hf-distill-active 1.2)",
+        "loss scaled, of toys (hf-distill-toys 1.2)",
         "  Scale the difference.",
         "  by: 2.0",
         "  offset: required",

@@ -62,7 +62,9 @@ def test_a_description_has_the_teacher_what_would_be_built_and_what_was_built(te
     assert "medians on this machine" in shown
 
 
-def test_a_transformed_student_is_described_with_the_installed_plugin_that_it_names(teacher, install, tmp_path, capsys):
+def test_a_transformed_student_is_described_with_the_plugin_that_is_named(
+    teacher, install, tmp_path, capsys, monkeypatch
+):
     source = """
 import hf_distill
 from torch import nn
@@ -79,6 +81,9 @@ def shallow(model):
     transform(model, "shallow", plugins=Plugins(["toys"]))
     model.save_pretrained(tmp_path / "changed")
     command = ["describe", teacher, "--student", str(tmp_path / "changed"), "--json", "--length", "8"]
+    with pytest.raises(ValueError, match=r"transform 'shallow' of toys .*plugins=\['toys'\]"):
+        student([*command, "--repeats", "1", "--batch-size", "1"])
+    monkeypatch.setenv("HF_DISTILL_PLUGINS", "toys")
     assert student([*command, "--repeats", "1", "--batch-size", "1"]) == 0
     costs = json.loads(capsys.readouterr().out)
     assert costs[str(tmp_path / "changed")]["parameters"] == costs[teacher]["parameters"] - 3 * 32 * 64

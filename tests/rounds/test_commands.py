@@ -16,7 +16,7 @@ import hf_distill
 
 @hf_distill.hookimpl
 def register_generators(register):
-    register("worst", Worst)
+    register("worst", Worst, kind="round")
 
 
 @hf_distill.hookimpl
@@ -116,7 +116,7 @@ def test_a_spent_budget_looks_like_success(config, tmp_path, capsys):
     ("change", "message"),
     [
         ({"generater": "worst"}, "unknown key 'generater' (did you mean 'generator'?)"),
-        ({"generator": "wrst"}, "no generator 'wrst' (did you mean 'worst'?)"),
+        ({"generator": "wrst"}, "no round generator 'wrst' (did you mean 'worst'?)"),
         ({"generator": {"num": 3}}, "expected {name: pgkd, ...}"),
         ({"teacher": None}, "The generator asks a text teacher, and there is none"),
         ({"budget": {"requests": -1}}, "requests is -1"),

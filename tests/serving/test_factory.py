@@ -84,20 +84,26 @@ def test_a_plugin_that_makes_something_else_is_named():
         make_text_teacher({"kind": "wrong"}, plugins=Plugins([Wrong()]))
 
 
-@pytest.mark.parametrize("spec", [{"kind": "endpoint", "url": "http://h/v1", "model": "m"}, Oracle(says="42")])
-def test_a_teacher_that_writes_text_cannot_guide_a_training(spec):
-    with pytest.raises(ValueError, match="writes text and gives no signal for a batch"):
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "endpoint", "url": "http://h/v1", "model": "m"}, "'endpoint' is a text teacher of serving"),
+        (Oracle(says="42"), "writes text and gives no signal for a batch"),
+    ],
+)
+def test_a_teacher_that_writes_text_cannot_guide_a_training(spec, message):
+    with pytest.raises(ValueError, match=message):
         make_teachers(spec, Plugins())
 
 
 def test_kinds_of_teachers_of_one_name_are_told_apart():
     plugins = Plugins()
-    assert plugins.teachers.get("local").target != plugins.text_teachers.get("local").target
+    assert plugins.teachers.get("local").target != plugins.registry("teachers", "text").get("local").target
 
     class Wrong:
         @hf_distill.hookimpl
         def register_teachers(self, register):
             register("a", print, kind="txt")
 
-    with pytest.raises(hf_distill.PluginError, match='\'txt\'; expected "signal" or "text"'):
+    with pytest.raises(hf_distill.PluginError, match="'txt' of teachers; expected 'signal' or 'text'"):
         Plugins([Wrong()])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -17,8 +16,7 @@ import hf_distill
 from hf_distill.models.layers import blocks
 from hf_distill.plugins.manager import Plugins
 from hf_distill.students import Source, StudentBuild, build_student, load_student, transform
-from hf_distill.students import from_pretrained as loading
-from hf_distill.students.transforms import NEEDS_IMPORT
+from hf_distill.students.transforms import NEEDS_CALL
 from hf_distill.testing import tiny_inputs, tiny_model
 
 
@@ -174,10 +172,11 @@ for model_class in (AutoModelForCausalLM, AutoModel, LlamaForCausalLM):
     try:
         model_class.from_pretrained(sys.argv[1])
     except ValueError as error:
-        assert "`import hf_distill` before you load it" in str(error), error
+        assert "enable_from_pretrained() before" in str(error), error
     else:
         raise AssertionError("the stock model was loaded")
 import hf_distill
+hf_distill.enable_from_pretrained(plugins=["toys"])
 student = LlamaForCausalLM.from_pretrained(sys.argv[1])
 assert "Doubled" in str(student)
 assert type(student) is LlamaForCausalLM
@@ -199,7 +198,7 @@ def installed_toys(install, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("installed_toys")
-def test_plain_transformers_refuses_a_transformed_student_and_loads_it_after_the_import(tmp_path):
+def test_plain_transformers_refuses_a_transformed_student_and_loads_it_after_the_call(tmp_path):
     student = tiny_model("llama")
     transform(student, "double", plugins=Plugins(["toys"]))
     student.save_pretrained(tmp_path / "student")
@@ -210,14 +209,19 @@ def test_plain_transformers_refuses_a_transformed_student_and_loads_it_after_the
 
 
 @pytest.mark.usefixtures("installed_toys")
-def test_what_was_loaded_can_be_saved_and_loaded_again_with_the_installed_plugin(tmp_path):
+def test_what_was_loaded_can_be_saved_and_loaded_again_with_the_installed_plugin(tmp_path, request):
+    hf_distill.enable_from_pretrained(["toys"])
+    request.addfinalizer(hf_distill.disable_from_pretrained)
     student = tiny_model("llama")
     transform(student, "double", plugins=Plugins(["toys"]))
     expected = logits(student)
     for index in range(3):
         student.save_pretrained(tmp_path / str(index))
-        assert list(json.loads((tmp_path / str(index) / "config.json").read_text())["fusion_config"]) == [NEEDS_IMPORT]
-        student = (load_student if index == 1 else AutoModelForCausalLM.from_pretrained)(tmp_path / str(index))
+        assert list(json.loads((tmp_path / str(index) / "config.json").read_text())["fusion_config"]) == [NEEDS_CALL]
+        if index == 1:
+            student = load_student(tmp_path / "1", plugins=["toys"])
+        else:
+            student = AutoModelForCausalLM.from_pretrained(tmp_path / str(index))
         assert torch.equal(logits(student), expected)
     config = AutoConfig.from_pretrained(tmp_path / "2")
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "2", config=config)), expected)
@@ -241,30 +245,38 @@ def test_another_head_on_a_transformed_body_is_new_and_the_body_is_whole(plugins
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_transformers_that_comes_later_is_taught_then(tmp_path, monkeypatch):
-    (tmp_path / "later_modeling.py").write_text(
-        "class PreTrainedModel:\n    @classmethod\n    def from_pretrained(cls, path):\n        return path\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(loading, "_TARGET", "later_modeling")
-    before = list(sys.meta_path)
-    loading.install()
-    loading.install()
-    assert len(sys.meta_path) == len(before) + 1
-    found = importlib.import_module("later_modeling").PreTrainedModel
-    assert sys.meta_path == before
-    assert found.from_pretrained.__func__.__module__ == "hf_distill.students.from_pretrained"
-    assert found.from_pretrained(None) is None
-    taught = found.from_pretrained.__func__
-    loading.install()
-    assert found.from_pretrained.__func__ is taught
+@pytest.mark.usefixtures("installed_toys")
+def test_a_folder_names_a_plugin_and_nothing_of_it_is_imported(tmp_path, monkeypatch):
+    student = tiny_model("llama")
+    transform(student, "double", plugins=["toys"])
+    student.save_pretrained(tmp_path)
+    monkeypatch.delitem(sys.modules, "toys_plugin")
+    hf_distill.enable_from_pretrained()
+    try:
+        for load in (load_student, AutoModelForCausalLM.from_pretrained):
+            with pytest.raises(ValueError, match=r"transform 'double' of toys .*plugins=\['toys'\]"):
+                load(tmp_path)
+    finally:
+        hf_distill.disable_from_pretrained()
+    assert "toys_plugin" not in sys.modules
+
+
+def test_from_pretrained_is_given_back(monkeypatch):
+    stock = PreTrainedModel.from_pretrained.__func__
+    hf_distill.enable_from_pretrained()
+    hf_distill.enable_from_pretrained([])
+    assert PreTrainedModel.from_pretrained.__func__.__wrapped__ is stock
+    hf_distill.disable_from_pretrained()
+    assert PreTrainedModel.from_pretrained.__func__ is stock
+    hf_distill.disable_from_pretrained()
+    assert PreTrainedModel.from_pretrained.__func__ is stock
 
 
 def test_an_inactive_plugin_is_named(plugins, tmp_path):
     student = tiny_model("llama")
     transform(student, "low_rank", plugins=plugins, rank=3)
     student.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"transform 'low_rank' of .*Toys.*activate it"):
+    with pytest.raises(ValueError, match=r"transform 'low_rank' of .*Toys.*Name the plugin"):
         load_student(tmp_path)
 
 
