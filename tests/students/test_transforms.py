@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForSequenceClassification, PreTrainedModel
 
 import hf_distill
 from hf_distill.models.layers import blocks
