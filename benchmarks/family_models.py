@@ -14,6 +14,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from hf_distill import IGNORE_INDEX
+
 WIDTH, INNER, DEPTH, HEADS, VOCABULARY, LENGTH, ROWS = 32, 64, 4, 4, 64, 12, 16
 IMAGE, SAMPLES = 32, 400
 NUM_LABELS = 4
@@ -113,7 +115,7 @@ def _masked(index: int, generator: torch.Generator) -> Row:
     hidden = torch.arange(LENGTH) % 3 == index % 3
     return {
         **{"input_ids": row["input_ids"].masked_fill(hidden, 4), "attention_mask": row["attention_mask"]},
-        **{"labels": row["labels"].masked_fill(~hidden, -100)},
+        **{"labels": row["labels"].masked_fill(~hidden, IGNORE_INDEX)},
     }
 
 
@@ -149,7 +151,7 @@ def _captions(index: int, generator: torch.Generator) -> Row:
     places = (IMAGE // 8) ** 2
     ids = torch.cat([torch.full((places,), 3), row["input_ids"]])
     pixels = torch.randn(3, IMAGE, IMAGE, generator=generator)
-    labels = ids.masked_fill(ids == 3, -100)
+    labels = ids.masked_fill(ids == 3, IGNORE_INDEX)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels, "labels": labels}
 
 

@@ -23,7 +23,7 @@ from datasets import Dataset
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForMaskedLM, EvalPrediction, PreTrainedTokenizerBase
 
-from hf_distill import Plugins, TrainingData, build_student, load_student
+from hf_distill import IGNORE_INDEX, Plugins, TrainingData, build_student, load_student
 
 CONFIG = Path(__file__).with_name("bistil.yaml")
 MODELS, OUTPUT = Path("outputs/bistil-models"), Path("outputs/bistil")
@@ -51,11 +51,16 @@ def capitals(tokenizer: PreTrainedTokenizerBase, *, train: str, test: str) -> Tr
         for index, (text, offsets) in enumerate(zip(texts, rows["offset_mapping"], strict=True)):
             words = itertools.pairwise([None, *rows.word_ids(index)])
             first = [word not in (None, before) for before, word in words]  # other pieces have no label
-            labels.append([int(text[o[0]].isupper()) if one else -100 for one, o in zip(first, offsets, strict=True)])
+            labels.append(
+                [
+                    int(text[offset[0]].isupper()) if is_first else IGNORE_INDEX
+                    for is_first, offset in zip(first, offsets, strict=True)
+                ]
+            )
         return Dataset.from_dict({"input_ids": rows["input_ids"], "labels": labels})
 
     def f1(prediction: EvalPrediction) -> dict[str, float]:
-        counted = prediction.label_ids != -100
+        counted = prediction.label_ids != IGNORE_INDEX
         found, wanted = (one[counted] == 1 for one in (prediction.predictions.argmax(-1), prediction.label_ids))
         return {"f1": float(2 * (found & wanted).sum() / max(found.sum() + wanted.sum(), 1))}
 

@@ -16,6 +16,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import default_data_collator
 
+from hf_distill import IGNORE_INDEX
+
 from .frame import Experiment
 from .language_models import teacher_model, tokenizer
 from .samples import PROMPT, prompts, write
@@ -76,7 +78,7 @@ def align_distil(seed: int) -> Any:
     """The policy after AlignDistil on the preferred texts."""
     texts, _ = pairs(seed)
     labels = texts.clone()
-    labels[:, :PROMPT] = -100
+    labels[:, :PROMPT] = IGNORE_INDEX
     rows = {"input_ids": texts.tolist(), "attention_mask": torch.ones_like(texts).tolist(), "labels": labels.tolist()}
     policy = copy.deepcopy(teacher_model()).requires_grad_()
     teachers = {"dpo": dpo(seed), "reverse": dpo(seed, reverse=True)}

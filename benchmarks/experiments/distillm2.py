@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import default_data_collator
 
-from hf_distill import LocalTeacher
+from hf_distill import IGNORE_INDEX, LocalTeacher
 
 from .frame import Arm, Experiment
 from .language_models import measure_lm, teacher_model, tokenizer
@@ -22,7 +22,7 @@ def written_rows(seed: int) -> Dataset:
     rows = []
     for source, model in enumerate((teacher_model(), speaking_student(seed))):
         texts = write(model, prompts("train", 256), seed=seed)
-        labels = texts.masked_fill(~written_mask(texts), -100)
+        labels = texts.masked_fill(~written_mask(texts), IGNORE_INDEX)
         for ids, own in zip(texts.tolist(), labels.tolist(), strict=True):
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": own, "source": source})
     return Dataset.from_list(rows)

@@ -24,7 +24,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, default_data_collator
 
-from hf_distill import DistillationTrainer, LocalTeacher
+from hf_distill import IGNORE_INDEX, DistillationTrainer, LocalTeacher
 from hf_distill.data.language_modeling import pack
 
 from .frame import SHARED
@@ -187,7 +187,7 @@ def measure_lm(student: torch.nn.Module, *, domain: str = "stories") -> dict[str
     for rows in text(domain)["test"].with_format("torch").iter(batch_size=32):
         inputs = {"input_ids": rows["input_ids"].long(), "attention_mask": rows["attention_mask"].long()}
         targets = rows["labels"].long()[:, 1:]
-        counts = targets != -100
+        counts = targets != IGNORE_INDEX
         labels.append(targets[counts])
         student_logits.append(student(**inputs).logits[:, :-1][counts].float())
         teacher_logits.append(teacher_model(domain)(**inputs).logits[:, :-1][counts].float())

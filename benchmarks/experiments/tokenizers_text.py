@@ -16,7 +16,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, default_data_collator
 
-from hf_distill import LocalTeacher
+from hf_distill import IGNORE_INDEX, LocalTeacher
 
 from .language_models import DOMAINS, HEADS, documents, packed, teacher_model, tokenizer
 from .training import remembered, train
@@ -90,7 +90,7 @@ def bits_per_byte(student: torch.nn.Module, domain: str) -> float:
     sizes = torch.tensor([1 if token == END else len(token) for token in own.convert_ids_to_tokens(range(len(own)))])
     for batch in _rows(domain)["test"].with_format("torch").iter(batch_size=32):
         labels = batch["labels"].long()[:, 1:]
-        counts = labels != -100
+        counts = labels != IGNORE_INDEX
         logits = student(batch["input_ids"].long(), attention_mask=batch["attention_mask"].long()).logits[:, :-1]
         nats += float(torch.nn.functional.cross_entropy(logits[counts].double(), labels[counts], reduction="sum"))
         num_bytes += int(sizes[labels[counts]].sum())

@@ -71,24 +71,28 @@ class AttentionTransfer(FeatureLoss):
             ValueError: unequal numbers of heads with ``heads="each"``.
         """
         # [B, h, S, K] to the queries that count: [n, h, K], or [n, h, P, K] where the mask is [B].
-        ours, theirs = (_of_queries(scores[0].clamp_min(_MASKED), mask) for scores in (student, teacher))
-        num_ours, num_theirs = ours.shape[1], theirs.shape[1]
-        if self.heads == "each" and num_ours != num_theirs:
+        student_scores, teacher_scores = (
+            _of_queries(scores[0].clamp_min(_MASKED), mask) for scores in (student, teacher)
+        )
+        num_student_heads, num_teacher_heads = student_scores.shape[1], teacher_scores.shape[1]
+        if self.heads == "each" and num_student_heads != num_teacher_heads:
             raise ValueError(
-                f'heads is "each", but student block {self.pairs[pair][0]} has {num_ours} heads and teacher block '
-                f'{self.pairs[pair][1]} has {num_theirs}; use "mean" or "auto".'
+                f'heads is "each", but student block {self.pairs[pair][0]} has {num_student_heads} heads and teacher '
+                f'block {self.pairs[pair][1]} has {num_teacher_heads}; use "mean" or "auto".'
             )
-        average = self.heads == "mean" or num_ours != num_theirs
+        average = self.heads == "mean" or num_student_heads != num_teacher_heads
         if self.kind == "scores_mse":
             if average:
-                ours, theirs = ours.mean(1, keepdim=True), theirs.mean(1, keepdim=True)
-            visible = (ours > _MASKED) & (theirs > _MASKED)
-            squares = torch.where(visible, (ours - theirs).square(), 0)
+                student_scores = student_scores.mean(1, keepdim=True)
+                teacher_scores = teacher_scores.mean(1, keepdim=True)
+            visible = (student_scores > _MASKED) & (teacher_scores > _MASKED)
+            squares = torch.where(visible, (student_scores - teacher_scores).square(), 0)
             return (squares.sum(-1) / visible.sum(-1).clamp_min(1)).mean(1)
-        ours, theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
+        student_log_probs, teacher_log_probs = student_scores.log_softmax(-1), teacher_scores.log_softmax(-1)
         if average:
-            ours, theirs = _mean_of_distributions(ours), _mean_of_distributions(theirs)
-        return kl_divergence(theirs, ours).mean(1)
+            student_log_probs = _mean_of_distributions(student_log_probs)
+            teacher_log_probs = _mean_of_distributions(teacher_log_probs)
+        return kl_divergence(teacher_log_probs, student_log_probs).mean(1)
 
 
 def _of_queries(scores: Tensor, mask: Tensor) -> Tensor:

@@ -254,8 +254,8 @@ class _Run:
         logits = student.forward(self.states[rows])
         teachers: dict[str, Tensor | SparseRows] = {}
         for name, teacher in self.objective.teachers.items():
-            own = teacher[rows] if isinstance(teacher, SparseRows) else teacher.tensor[rows]
-            teachers[name] = self.projections[name].forward(own) if name in self.projections else own  # type: ignore[arg-type]
+            teacher_rows = teacher[rows] if isinstance(teacher, SparseRows) else teacher.tensor[rows]
+            teachers[name] = self.projections[name].forward(teacher_rows) if name in self.projections else teacher_rows  # type: ignore[arg-type]
         columns = {name: values[rows] for name, values in self.columns.items()}
         for part in _slices(len(logits), self.part):
             self._part(
@@ -284,7 +284,7 @@ class _Run:
 def _heads(objective: Objective) -> dict[str | None, Head]:
     """The heads that run, the student's under None."""
     rows: list[tuple[str | None, Rows | SparseRows]] = [(None, objective.student), *objective.teachers.items()]
-    return {name: one.head for name, one in rows if isinstance(one, Rows) and one.head is not None}
+    return {name: side.head for name, side in rows if isinstance(side, Rows) and side.head is not None}
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:

@@ -105,20 +105,22 @@ class FeatureLoss(BatchLoss):
         total = torch.zeros((), dtype=torch.float32, device=mask.device)
         with torch.autocast(mask.device.type, enabled=False):
             for pair, (student_block, teacher_block) in enumerate(self.pairs):
-                ours = [as_float32(student.features[name]) for name in self.tap_names(student_block)]
-                theirs = [as_float32(teacher.features[name]).detach() for name in self.tap_names(teacher_block)]
-                self._check_positions(ours[0], theirs[0], mask)
-                values = self.values(pair, ours, theirs, mask)
+                student_features = [as_float32(student.features[name]) for name in self.tap_names(student_block)]
+                teacher_features = [
+                    as_float32(teacher.features[name]).detach() for name in self.tap_names(teacher_block)
+                ]
+                self._check_positions(student_features[0], teacher_features[0], mask)
+                values = self.values(pair, student_features, teacher_features, mask)
                 total = total + (values.mean(-1) if mask.dim() == 1 else values).sum()
         return total / len(self.pairs)
 
     def _check_positions(self, student: Tensor, teacher: Tensor, mask: Tensor) -> None:
         # Features are [B, S, H] or [B, heads, S, .]: positions are the last but one.
-        ours, theirs = (student.shape[0], student.shape[-2]), (teacher.shape[0], teacher.shape[-2])
-        if ours != theirs or ours[: mask.dim()] != tuple(mask.shape):
+        student_sizes, teacher_sizes = (student.shape[0], student.shape[-2]), (teacher.shape[0], teacher.shape[-2])
+        if student_sizes != teacher_sizes or student_sizes[: mask.dim()] != tuple(mask.shape):
             raise ValueError(
-                f"{type(self).__name__}: the student's features have {ours} examples and positions, the teacher's "
-                f"{theirs}, the batch's mask {tuple(mask.shape)}; both models must see the same tokens."
+                f"{type(self).__name__}: the student's features have {student_sizes} examples and positions, the "
+                f"teacher's {teacher_sizes}, the batch's mask {tuple(mask.shape)}; both must see the same tokens."
             )
 
 

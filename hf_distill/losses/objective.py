@@ -117,10 +117,12 @@ class Objective:
         self.owned = [parameter for module in self.modules for parameter in module.parameters()]
 
     def _widths_of(self, term: RowTerm, shared: Mapping[str, int]) -> dict[str | None, int]:
-        own = self.student.vocab_size or _width(self.student)
+        student_width = self.student.vocab_size or _width(self.student)
         if term.whole:
-            return {None: own, **{name: _width(self.teachers[name]) for name in term.teachers}}
-        return dict.fromkeys((None, *term.teachers), min((shared[name] for name in term.teachers), default=own))
+            return {None: student_width, **{name: _width(self.teachers[name]) for name in term.teachers}}
+        return dict.fromkeys(
+            (None, *term.teachers), min((shared[name] for name in term.teachers), default=student_width)
+        )
 
     def width(self, name: str | None) -> int:
         """How many leading columns the terms read of the teacher `name`, or of the student (None)."""

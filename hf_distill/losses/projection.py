@@ -66,8 +66,8 @@ def make_projection(
         differentiate: whether `fold` will be called.
         parameters: what to take gradients of; some may belong to others.
     """
-    own = {id(parameter) for parameter in head.module.parameters()}
-    parameters = [parameter for parameter in parameters if id(parameter) in own]
+    ids = {id(parameter) for parameter in head.module.parameters()}
+    parameters = [parameter for parameter in parameters if id(parameter) in ids]
     if head.weight is None:
         return _AnyProjection(head, differentiate, parameters)
     return _LinearProjection(head, head.vocab_size if head.tail else columns, chunk, parameters)

@@ -67,8 +67,8 @@ class MiniLMRelations(FeatureLoss):
             ValueError: the number of relation heads does not divide a width.
         """
         losses = [
-            kl_divergence(self._relation(theirs, mask), self._relation(ours, mask)).mean(1)
-            for ours, theirs in zip(student, teacher, strict=True)
+            kl_divergence(self._relation(teacher_vectors, mask), self._relation(student_vectors, mask)).mean(1)
+            for student_vectors, teacher_vectors in zip(student, teacher, strict=True)
         ]
         return torch.stack(losses).mean(0)
 

@@ -112,11 +112,11 @@ class DeiTLT(TrainDatasetMixin, BatchLoss):
             ValueError: there are no labels.
         """
         labels = class_labels(batch, "deit_lt")
-        ours, distilled = (as_float32(student.features[name]) for name in self.student_taps)
+        class_logits, distillation_logits = (as_float32(student.features[name]) for name in self.student_taps)
         decisions = logits_of(teacher, "deit_lt", whose="teacher").argmax(-1)
         weights = torch.where(self.reweighting > 0, normalised_weights(self.counts, beta=self.beta), 1)
-        by_label = nn.functional.cross_entropy(ours, labels, reduction="none")
-        by_teacher = nn.functional.cross_entropy(distilled, decisions, reduction="none") * weights[decisions]
+        by_label = nn.functional.cross_entropy(class_logits, labels, reduction="none")
+        by_teacher = nn.functional.cross_entropy(distillation_logits, decisions, reduction="none") * weights[decisions]
         parts = {"label": (1 - self.alpha) * by_label, "distillation": self.alpha * by_teacher}
         return {name: torch.where(batch.row_mask, values, 0).sum() for name, values in parts.items()}
 

@@ -77,8 +77,8 @@ def dist(q: Tensor, p: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     return inter, (1 - _correlation(*columns, dim=0)).mean()
 
 
-def _correlation(one: Tensor, other: Tensor, *, dim: int) -> Tensor:
+def _correlation(first: Tensor, second: Tensor, *, dim: int) -> Tensor:
     """Cosine of centred vectors; 0 where one of them does not vary."""
-    lengths = torch.linalg.vector_norm(one, dim=dim) * torch.linalg.vector_norm(other, dim=dim)
-    correlation: Tensor = (one * other).sum(dim) / (lengths + _EPSILON)
+    lengths = torch.linalg.vector_norm(first, dim=dim) * torch.linalg.vector_norm(second, dim=dim)
+    correlation: Tensor = (first * second).sum(dim) / (lengths + _EPSILON)
     return correlation

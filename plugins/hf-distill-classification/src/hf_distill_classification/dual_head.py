@@ -88,10 +88,10 @@ class DualHead(GradientMergingMixin, BatchLoss):
 
     def forward(self, student: Signal, teacher: Signal, batch: Batch) -> Tensor:
         """The sum over the examples that count."""
-        theirs = logits_of(teacher, "dual_head", whose="teacher")
+        teacher_logits = logits_of(teacher, "dual_head", whose="teacher")
         features = last_token(student.features[self.student_taps[0]], batch.token_mask)
         with torch.autocast(features.device.type, enabled=False):
-            values = binary_kl(self.head(features) / self.temperature, theirs / self.temperature)
+            values = binary_kl(self.head(features) / self.temperature, teacher_logits / self.temperature)
         return self.temperature**2 * torch.where(batch.row_mask, values, 0).sum()
 
     def merge_gradients(self, gradients: Sequence[Tensor], other_gradients: Sequence[Tensor]) -> list[Tensor]:

@@ -158,8 +158,8 @@ def mdcs(weak: Tensor, strong: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         labels: ``[B]``.
     """
     log_weak, log_strong = weak.log_softmax(-1), strong.log_softmax(-1)
-    own = labels.expand(len(weak), -1)[..., None]
-    diversity = -(log_weak + log_strong).gather(-1, own).squeeze(-1) / 2
+    label_index = labels.expand(len(weak), -1)[..., None]
+    diversity = -(log_weak + log_strong).gather(-1, label_index).squeeze(-1) / 2
     target = log_weak.detach()
     divergence = (target.exp() * (target - log_strong)).sum(-1)
     is_right = target.argmax(-1) == labels

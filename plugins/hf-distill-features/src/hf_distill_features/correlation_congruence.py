@@ -55,8 +55,10 @@ class CorrelationCongruence(PooledLoss):
 
     def relation(self, pair: int, student: Tensor, teacher: Tensor, present: Tensor) -> Tensor:
         """Mean squared difference of the kernels."""
-        ours, theirs = (gaussian_kernel(vectors, self.gamma, self.order) for vectors in (student, teacher))
-        return masked_mean((ours - theirs).square(), pairs_of(present))
+        student_kernel, teacher_kernel = (
+            gaussian_kernel(vectors, self.gamma, self.order) for vectors in (student, teacher)
+        )
+        return masked_mean((student_kernel - teacher_kernel).square(), pairs_of(present))
 
 
 def gaussian_kernel(vectors: Tensor, gamma: float, order: int) -> Tensor:

@@ -107,10 +107,10 @@ class CRD(PooledLoss):
         """
         present = examples_present(batch)
         with torch.autocast(present.device.type, enabled=False):
-            ((ours, theirs),) = self.vectors(student, teacher, batch)
-            ours = nn.functional.normalize(self.student_map(ours), dim=1)
-            theirs = nn.functional.normalize(self.teacher_map(theirs), dim=1)
-            values = self.memory(ours, theirs, self._ids(batch, present), present)
+            ((student_vectors, teacher_vectors),) = self.vectors(student, teacher, batch)
+            student_vectors = nn.functional.normalize(self.student_map(student_vectors), dim=1)
+            teacher_vectors = nn.functional.normalize(self.teacher_map(teacher_vectors), dim=1)
+            values = self.memory(student_vectors, teacher_vectors, self._ids(batch, present), present)
         return torch.where(present, values, 0).sum()
 
     def _ids(self, batch: Batch, present: Tensor) -> Tensor:

@@ -60,9 +60,10 @@ class HybridFeatures(HybridLoss):
         """
         super().setup(student, teacher, tokenizer)
         assert teacher is not None  # checked above
-        ours, theirs = (hidden_width(model, self.stack or "") for model in (student, teacher))
+        student_width, teacher_width = (hidden_width(model, self.stack or "") for model in (student, teacher))
         self.maps = nn.ModuleList(
-            nn.Identity() if ours == theirs else Float32Linear(ours, theirs, bias=False) for _ in self.pairs
+            nn.Identity() if student_width == teacher_width else Float32Linear(student_width, teacher_width, bias=False)
+            for _ in self.pairs
         )
 
     def tap_names(self, block: int) -> tuple[str, ...]:
@@ -72,11 +73,13 @@ class HybridFeatures(HybridLoss):
     def values(self, pair: int, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
         """Weighted smooth L1 of each token."""
         weights = self.weights(pair, student[0], mask)[mask]
-        ours, theirs = self.maps[pair](student[0][mask]), teacher[0][mask]
-        return weights * smooth_l1_of_normalized(ours, theirs, self.beta)
+        student_vectors, teacher_vectors = self.maps[pair](student[0][mask]), teacher[0][mask]
+        return weights * smooth_l1_of_normalized(student_vectors, teacher_vectors, self.beta)
 
 
 def smooth_l1_of_normalized(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     """Smooth L1 of ``[..., H]`` normalised over H, mean over H, ``[...]``."""
-    ours, theirs = (nn.functional.layer_norm(vectors, vectors.shape[-1:]) for vectors in (student, teacher))
-    return nn.functional.smooth_l1_loss(ours, theirs, beta=beta, reduction="none").mean(-1)
+    normalized_student, normalized_teacher = (
+        nn.functional.layer_norm(vectors, vectors.shape[-1:]) for vectors in (student, teacher)
+    )
+    return nn.functional.smooth_l1_loss(normalized_student, normalized_teacher, beta=beta, reduction="none").mean(-1)

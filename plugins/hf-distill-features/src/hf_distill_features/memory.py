@@ -64,7 +64,8 @@ class ContrastMemory(nn.Module):
             if self.training:
                 positive = products.gather(1, ids[:, None])
             scores.append((torch.cat([positive, products.gather(1, negatives)], 1) / self.temperature).exp())
-        means = torch.stack([masked_mean(one.detach().mean(1), present) for one in scores]) * len(self.student)
+        side_means = [masked_mean(side_scores.detach().mean(1), present) for side_scores in scores]
+        means = torch.stack(side_means) * len(self.student)
         known = self.normalizers.to(means.dtype)
         normalizers = torch.where(known > 0, known, means.clamp_min(_SMALL))
         if self.training:

@@ -91,10 +91,12 @@ class MIAlpha(PooledLoss):
 
     def relation(self, pair: int, student: Tensor, teacher: Tensor, present: Tensor) -> Tensor:
         """Minus the bound."""
-        ours, theirs = self.student_maps[pair](student), self.teacher_maps[pair](teacher)
+        student_vectors, teacher_vectors = self.student_maps[pair](student), self.teacher_maps[pair](teacher)
         constant = teacher.new_ones(len(teacher))
         log_baseline = self.baselines[pair](teacher).squeeze(1) if len(self.baselines) else constant
-        return -interpolated_bound(theirs @ ours.T / self.critic_width**0.5, log_baseline, self.alpha, present)
+        return -interpolated_bound(
+            teacher_vectors @ student_vectors.T / self.critic_width**0.5, log_baseline, self.alpha, present
+        )
 
 
 def interpolated_bound(scores: Tensor, log_baseline: Tensor, alpha: float, present: Tensor) -> Tensor:
@@ -110,14 +112,14 @@ def interpolated_bound(scores: Tensor, log_baseline: Tensor, alpha: float, prese
         alpha: from 0 to 1.
         present: which examples there are, boolean ``[B]``.
     """
-    own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    same_example = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     pairs, joint_scores = pairs_of(present), scores.diagonal()
     log_num_others = (present.sum() - 1).clamp_min(1).to(scores.dtype).log()
     log_total = _log_sum(scores, pairs)
     # The sum without one other example; at least y's own term, which rounding could take away.
     shares = (torch.where(pairs, scores, log_total[:, None]) - log_total[:, None]).exp().clamp(max=1 - 1e-6)
     log_rest = torch.maximum(log_total[:, None] + torch.log1p(-shares), joint_scores[:, None])
-    log_others = _log_sum(scores, pairs & ~own)
+    log_others = _log_sum(scores, pairs & ~same_example)
 
     def interpolate(log_mean: Tensor, log_constant: Tensor) -> Tensor:
         if alpha in (0, 1):
@@ -125,7 +127,7 @@ def interpolated_bound(scores: Tensor, log_baseline: Tensor, alpha: float, prese
         return torch.logaddexp(log_mean + math.log(alpha), log_constant + math.log(1 - alpha))
 
     log_joint = interpolate(log_rest - log_num_others, log_baseline[:, None])
-    joint = masked_mean(joint_scores[:, None] - log_joint, pairs & ~own)
+    joint = masked_mean(joint_scores[:, None] - log_joint, pairs & ~same_example)
     log_mean = log_others - log_num_others
     marginal = masked_mean((log_mean - interpolate(log_mean, log_baseline)).exp(), present)
     return torch.where(present.sum() > 1, 1 + joint - marginal, 0)

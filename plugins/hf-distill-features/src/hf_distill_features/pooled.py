@@ -104,10 +104,10 @@ class PooledLoss(FeatureLoss):
         mask, present = self.mask(batch), examples_present(batch)[:, None]
         return [
             (
-                torch.where(present, pool(student.features[ours], mask, self.pooling), 0),
-                torch.where(present, pool(teacher.features[theirs].detach(), mask, self.pooling), 0),
+                torch.where(present, pool(student.features[student_tap], mask, self.pooling), 0),
+                torch.where(present, pool(teacher.features[teacher_tap].detach(), mask, self.pooling), 0),
             )
-            for ours, theirs in zip(self.student_taps, self.teacher_taps, strict=True)
+            for student_tap, teacher_tap in zip(self.student_taps, self.teacher_taps, strict=True)
         ]
 
 

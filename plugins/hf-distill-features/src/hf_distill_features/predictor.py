@@ -138,7 +138,7 @@ def recommend(rows: Sequence[Row], size: Mapping[str, float | None]) -> list[Rec
         Recommendation(same[0].configuration, float(guess), fmean(row.gain for row in same), len(same))
         for same, guess in zip(grouped.values(), predicted, strict=True)
     ]
-    return sorted(found, key=lambda one: -one.predicted)
+    return sorted(found, key=lambda recommendation: -recommendation.predicted)
 
 
 def fit(rows: Sequence[Row]) -> Pipeline:

@@ -53,9 +53,15 @@ def _print(found: Sequence[Recommendation], checks: Sequence[Check], *, num_runs
 
     console = Console()
     ranked = Table("rank", "predicted gain", "seen gain", "data sets", "configuration (what differs)")
-    for rank, one in enumerate(found, 1):
-        options = "\n".join(f"{name}: {value}" for name, value in one.configuration.items())
-        ranked.add_row(str(rank), f"{one.predicted:+.1%}", f"{one.seen:+.1%}", str(one.num_data), options)
+    for rank, recommendation in enumerate(found, 1):
+        options = "\n".join(f"{name}: {value}" for name, value in recommendation.configuration.items())
+        ranked.add_row(
+            str(rank),
+            f"{recommendation.predicted:+.1%}",
+            f"{recommendation.seen:+.1%}",
+            str(recommendation.num_data),
+            options,
+        )
     console.print(f"{num_runs} runs of {num_found} configurations on {len(checks)} data sets", highlight=False)
     console.print(ranked)
     checked = Table("data set left out", "error of the gains", "regret", "regret at random")

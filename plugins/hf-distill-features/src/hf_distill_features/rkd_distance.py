@@ -31,8 +31,8 @@ class RKDDistance(PooledLoss):
 def rkd_distance(student: Tensor, teacher: Tensor, present: Tensor) -> Tensor:
     """The loss of vectors ``[B, H]`` and ``[B, H']``, those that are `present`, a scalar."""
     pairs = pairs_of(present)
-    ours, theirs = relative_distances(student, pairs), relative_distances(teacher, pairs)
-    return masked_mean(nn.functional.smooth_l1_loss(ours, theirs, reduction="none"), pairs)
+    student_distances, teacher_distances = relative_distances(student, pairs), relative_distances(teacher, pairs)
+    return masked_mean(nn.functional.smooth_l1_loss(student_distances, teacher_distances, reduction="none"), pairs)
 
 
 def relative_distances(vectors: Tensor, pairs: Tensor) -> Tensor:

@@ -69,10 +69,10 @@ class DistiLLM2(RowLoss):
             tiny = torch.finfo(p.dtype).tiny
             share = torch.where(by_student, 1 - self.alpha, self.alpha).to(p.dtype)
             mixture = torch.lerp(q, p, share).clamp_(min=tiny)
-            own = torch.where(by_student, q, p)
-            ratio = torch.div(own, mixture, out=mixture)
+            writer = torch.where(by_student, q, p)
+            ratio = torch.div(writer, mixture, out=mixture)
             logarithm = torch.clamp(ratio, min=tiny, out=log_q).log_()
-            values = torch.linalg.vecdot(own, logarithm)
+            values = torch.linalg.vecdot(writer, logarithm)
             if not differentiate:
                 return values, None
             # d/dq: -(1 - alpha) p / m of the one, log(q / n) - alpha q / n of the other, beside a constant

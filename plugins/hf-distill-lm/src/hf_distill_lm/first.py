@@ -65,8 +65,8 @@ def _divergence(student_logits: Tensor, log_p: Tensor, ids: Tensor, temperature:
     """KL of the re-calibrated, from the student's logits and the teacher's log-probabilities of `ids` ``[n, k]``."""
     student_logits = as_float32(student_logits)
     q = (student_logits.gather(-1, ids) - student_logits.logsumexp(-1, keepdim=True)).exp()
-    log_target, log_own = ((x / temperature).log_softmax(-1) for x in (log_p.to(q.dtype).exp(), q))
-    return (log_target.exp() * (log_target - log_own)).sum(-1)
+    log_target, log_student = ((x / temperature).log_softmax(-1) for x in (log_p.to(q.dtype).exp(), q))
+    return (log_target.exp() * (log_target - log_student)).sum(-1)
 
 
 def _check(num_classes: int, temperature: float) -> None:

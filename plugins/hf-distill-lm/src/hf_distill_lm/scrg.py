@@ -119,7 +119,7 @@ def as_batch(texts: list[Tensor], prompts: list[Tensor], pad: int) -> dict[str, 
     """Texts padded on the right, with labels for all that follows each one's prompt."""
     ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=pad)
     position = torch.arange(ids.shape[1], device=ids.device)
-    lengths, begins = (torch.tensor([len(one) for one in many], device=ids.device) for many in (texts, prompts))
+    lengths, begins = (torch.tensor([len(row) for row in rows], device=ids.device) for rows in (texts, prompts))
     mask = position < lengths[:, None]
     labels = ids.masked_fill(~mask | (position < begins[:, None]), IGNORE_INDEX)
     return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}

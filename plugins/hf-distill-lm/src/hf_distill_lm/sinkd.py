@@ -69,15 +69,15 @@ class SinKD(BatchLoss):
         """Sum of the costs of all rows."""
         assert isinstance(student.rows, Rows)
         assert teacher.rows is not None
-        ours, theirs = student.rows.select(batch.row_mask), teacher.rows.select(batch.row_mask)
-        num_rows = len(ours.tensor)
+        student_rows, teacher_rows = student.rows.select(batch.row_mask), teacher.rows.select(batch.row_mask)
+        num_rows = len(student_rows.tensor)
 
         def group_cost(student_logits: Tensor, teacher_logits: Tensor, _rows: slice) -> Tensor:
             q, p = ((logits / self.softmax_temperature).softmax(-1) for logits in (student_logits, teacher_logits))
             return transport_cost(q, p, epsilon=self.epsilon, num_iterations=self.num_iterations)
 
         groups = [slice(start, min(start + self.group_size, num_rows)) for start in range(0, num_rows, self.group_size)]
-        return sum_over_chunks(group_cost, ours, theirs, groups)
+        return sum_over_chunks(group_cost, student_rows, teacher_rows, groups)
 
 
 def transport_cost(q: Tensor, p: Tensor, *, epsilon: float, num_iterations: int) -> Tensor:

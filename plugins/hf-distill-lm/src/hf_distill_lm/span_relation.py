@@ -65,7 +65,7 @@ class SpanRelation(BatchLoss):
         assert teacher.rows is not None
         begins = self._pairs(batch)
         used = begins | torch.nn.functional.pad(begins, (1, 0))[..., :-1]
-        ours, theirs = student.rows.select(used), teacher.rows.select(used)
+        student_rows, teacher_rows = student.rows.select(used), teacher.rows.select(used)
         begins = begins[used]  # [n]: whether row i makes a pair with row i + 1
 
         def chunk_distance(student_logits: Tensor, teacher_logits: Tensor, rows: slice) -> Tensor:
@@ -77,7 +77,7 @@ class SpanRelation(BatchLoss):
         # One row is in two chunks, so that no pair falls between them.
         starts = range(0, max(num_rows - 1, 0), self.chunk_size - 1)
         chunks = [slice(start, min(start + self.chunk_size, num_rows)) for start in starts]
-        return sum_over_chunks(chunk_distance, ours, theirs, chunks)
+        return sum_over_chunks(chunk_distance, student_rows, teacher_rows, chunks)
 
     def _pairs(self, batch: Batch) -> Tensor:
         """True at a position whose prediction and the next one are of one span, ``[B, S]``."""

@@ -74,8 +74,10 @@ class TAID(RowLoss):
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """KL(p_t || q), ``[n]``."""
         t = self.t.to(torch.promote_types(student_logits.dtype, torch.float32))
-        own = student_logits.detach() * (1 - t[None, None])
-        return forward_kl(student_logits, own.addcmul_(teacher_logits.detach().to(t.dtype).clamp(min=_EXCLUDED), t))
+        student_share = student_logits.detach() * (1 - t[None, None])
+        return forward_kl(
+            student_logits, student_share.addcmul_(teacher_logits.detach().to(t.dtype).clamp(min=_EXCLUDED), t)
+        )
 
     def on_step_end(self, info: StepInfo) -> None:
         """Move t to what the next step is to use."""

@@ -89,11 +89,11 @@ def generations(*, steps: int = 5, alpha: float | Sequence[float] = 0.35, seed: 
         ValueError: weights out of range, or of another number.
     """
     alphas = [float(alpha)] * (steps - 1) if isinstance(alpha, (int, float)) else list(alpha)
-    if len(alphas) != steps - 1 or not all(0 <= one <= 1 for one in alphas):
+    if len(alphas) != steps - 1 or not all(0 <= weight <= 1 for weight in alphas):
         raise ValueError(f"alpha is {alpha}; expected a weight from 0 to 1, or {steps - 1} of them.")
     stages: Stages = [{"name": "generation-0", "losses": ["label_mse"], "seed": seed}]
-    for index, one in enumerate(alphas, start=1):
-        losses = [{"name": "label_mse", "weight": one}, {"name": "probability_mse", "weight": 1 - one}]
+    for index, weight in enumerate(alphas, start=1):
+        losses = [{"name": "label_mse", "weight": weight}, {"name": "probability_mse", "weight": 1 - weight}]
         stages.append(
             {
                 **{"name": f"generation-{index}", "losses": losses, "seed": seed + index},

@@ -70,11 +70,15 @@ class RankingCollator:
             )
         batch["document_mask"] = torch.tensor([_padded([True] * len(texts), size, False) for texts, _ in lists])
         labels = [labels for _, labels in lists]
-        if all(one is not None for one in labels):
-            batch["labels"] = torch.tensor([_padded(one, size, IGNORE_INDEX) for one in labels if one is not None])
+        if all(row_labels is not None for row_labels in labels):
+            batch["labels"] = torch.tensor(
+                [_padded(row_labels, size, IGNORE_INDEX) for row_labels in labels if row_labels is not None]
+            )
         if all(row.get(self.score_column) is not None for row in rows):
             scores = [self._scores(row, len(documents)) for row, (documents, _) in zip(rows, lists, strict=True)]
-            batch[self.score_column] = torch.tensor([_padded(one, size, 0.0) for one in scores], dtype=torch.float32)
+            batch[self.score_column] = torch.tensor(
+                [_padded(row_scores, size, 0.0) for row_scores in scores], dtype=torch.float32
+            )
         return batch
 
     def _encode(self, texts: list[str]) -> dict[str, Any]:

@@ -55,8 +55,8 @@ class Contrastive(RankingLoss):
             queries, documents = self.vectors(student, batch)
             scores = self.scale * queries @ documents.flatten(0, 1).T  # [B, B K]
             there = (documents_of(batch) & batch.row_mask[:, None]).flatten().expand_as(scores)
-            own = torch.eye(len(queries), dtype=torch.bool, device=scores.device)
-            relevance = torch.where(own[:, :, None], relevance_of(batch), 0).flatten(1)
+            same_query = torch.eye(len(queries), dtype=torch.bool, device=scores.device)
+            relevance = torch.where(same_query[:, :, None], relevance_of(batch), 0).flatten(1)
             return torch.where(self.weights(batch), contrast(scores, relevance, there), 0).sum()
 
     def values(self, student: Tensor, teacher: Tensor | None, batch: Batch) -> Tensor:

@@ -87,7 +87,7 @@ def function_search(
         raise ValueError(f'scores is {scores!r}; expected "words", or none.')
     rows = load_function_search(num_documents=num_documents)
     if scores is not None:
-        rows = {split: with_word_scores(own) for split, own in rows.items()}
+        rows = {split: with_word_scores(split_rows) for split, split_rows in rows.items()}
     collator = RankingCollator(
         tokenizer,
         teacher_tokenizer=_load(teacher_tokenizer),

@@ -43,7 +43,10 @@ def load_function_search(*, num_documents: int = 8, seed: int = 0) -> dict[str, 
     random.Random(seed).shuffle(names)
     num_test = round(_TEST_SHARE * len(names))
     splits = {"test": names[:num_test], "train": names[num_test:]}
-    return {split: _lists({name: modules[name] for name in own}, num_documents, seed) for split, own in splits.items()}
+    return {
+        split: _lists({name: modules[name] for name in members}, num_documents, seed)
+        for split, members in splits.items()
+    }
 
 
 @functools.cache  # reading the whole library takes seconds
@@ -56,14 +59,14 @@ def _modules() -> dict[str, dict[str, str]]:
 
 def _lists(modules: dict[str, dict[str, str]], num_documents: int, seed: int) -> list[Row]:
     rng = random.Random(seed)
-    everything = sorted({document for own in modules.values() for document in own})
+    all_documents = sorted({document for module in modules.values() for document in module})
     rows = []
-    for own in modules.values():
-        for document, query in own.items():
-            near = [other for other in own if other != document]
+    for queries in modules.values():
+        for document, query in queries.items():
+            near = [other for other in queries if other != document]
             chosen = rng.sample(near, min(len(near), (num_documents - 1) // 2))
             taken = {document, *chosen}
-            far = [other for other in rng.sample(everything, min(len(everything), 2 * num_documents))]
+            far = [other for other in rng.sample(all_documents, min(len(all_documents), 2 * num_documents))]
             chosen += [other for other in far if other not in taken][: num_documents - 1 - len(chosen)]
             labels = [1, *[0] * len(chosen)]
             rows.append({"query": query, "documents": [document, *chosen], "labels": labels})
@@ -87,7 +90,7 @@ def _functions() -> Iterator[tuple[str, str, str]]:
             query = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
             if len(query.split()) >= _MIN_WORDS and query not in seen:
                 seen.add(query)
-                arguments = [one.arg for one in node.args.args if one.arg not in ("self", "cls")]
+                arguments = [argument.arg for argument in node.args.args if argument.arg not in ("self", "cls")]
                 yield parts[0], query, " ".join(map(_in_words, [node.name, *arguments]))
 
 

@@ -27,8 +27,13 @@ def ranking_metrics(cutoff: int = 10) -> Callable[[EvalPrediction], dict[str, fl
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         scores, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         there = labels != IGNORE_INDEX
-        lists = [(own[mask], relevance[mask]) for own, relevance, mask in zip(scores, labels, there, strict=True)]
-        return rank_quality([own for own, _ in lists], [relevance for _, relevance in lists], cutoff=cutoff)
+        lists = [
+            (query_scores[mask], relevance[mask])
+            for query_scores, relevance, mask in zip(scores, labels, there, strict=True)
+        ]
+        return rank_quality(
+            [query_scores for query_scores, _ in lists], [relevance for _, relevance in lists], cutoff=cutoff
+        )
 
     return compute_metrics
 
@@ -50,11 +55,11 @@ def rank_quality(scores: Sequence[ArrayLike], relevance: Sequence[ArrayLike], *,
     from torchmetrics.functional.retrieval import retrieval_normalized_dcg, retrieval_reciprocal_rank
 
     ranks, gains = [], []
-    for own, grades in zip(scores, relevance, strict=True):
+    for query_scores, grades in zip(scores, relevance, strict=True):
         listed = np.asarray(grades).astype(np.int64)
         if not (listed > 0).any():
             continue
-        target = torch.from_numpy(listed[np.lexsort((listed, -np.asarray(own, dtype=np.float64)))])
+        target = torch.from_numpy(listed[np.lexsort((listed, -np.asarray(query_scores, dtype=np.float64)))])
         # torchmetrics takes scores of 0 and below for documents that were not retrieved.
         places = torch.arange(len(target), 0, -1, dtype=torch.float32)
         ranks.append(retrieval_reciprocal_rank(places, target > 0, top_k=cutoff))

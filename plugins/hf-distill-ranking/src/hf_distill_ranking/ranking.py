@@ -126,8 +126,8 @@ class RankingLoss(NestedBatchMixin, BatchLoss):
         assert isinstance(rows, Rows)
         return in_lists(as_float32(rows.tensor.detach())[:, 0], documents_of(batch))
 
-    def _pooled(self, said: Signal, part: Batch) -> Tensor:
-        vectors = pool(said.outputs["last_hidden_state"], part.token_mask, self.pooling)
+    def _pooled(self, signal: Signal, part: Batch) -> Tensor:
+        vectors = pool(signal.outputs["last_hidden_state"], part.token_mask, self.pooling)
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
 

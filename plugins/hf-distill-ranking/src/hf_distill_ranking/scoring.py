@@ -74,6 +74,6 @@ def embed(
         chosen = list(texts[start : start + batch_size])
         options: Any = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
         batch = tokenizer(chosen, **options).to(device)
-        own = pool(model(**batch).last_hidden_state, batch["attention_mask"].bool(), pooling)
-        vectors.append((nn.functional.normalize(own, dim=-1) if normalize else own).float().cpu())
+        pooled = pool(model(**batch).last_hidden_state, batch["attention_mask"].bool(), pooling)
+        vectors.append((nn.functional.normalize(pooled, dim=-1) if normalize else pooled).float().cpu())
     return torch.cat(vectors)

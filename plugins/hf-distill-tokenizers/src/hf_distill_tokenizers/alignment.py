@@ -36,8 +36,8 @@ def shared_chunks(student_ends: Ints, teacher_ends: Ints, *, allowed: NDArray[np
     if allowed is not None:
         ends = ends[allowed[ends]]
     chunks = []
-    for own in (student_ends, teacher_ends):
-        chunk = np.searchsorted(ends, own)
+    for token_ends in (student_ends, teacher_ends):
+        chunk = np.searchsorted(ends, token_ends)
         chunks.append(np.where(chunk < len(ends), chunk, NO_CHUNK))
     return chunks
 
@@ -83,4 +83,4 @@ def ends_of_characters(spans: Sequence[tuple[int, int]], text: str) -> Ints:
 
 def without(chunks: Sequence[Ints], bad: Ints) -> list[Ints]:
     """The same chunks, but for those numbered in `bad`."""
-    return [np.where(np.isin(own, bad), NO_CHUNK, own) for own in chunks]
+    return [np.where(np.isin(numbers, bad), NO_CHUNK, numbers) for numbers in chunks]

@@ -85,8 +85,10 @@ class ALM(BridgingLoss):
         assert isinstance(student.rows, Rows)
         view, whole = self.view, self._whole(batch)
         rows, chunks = view.column(batch, "student_rows"), view.column(batch, "student_chunks")
-        theirs = next_log_probs(teacher, view.column(batch, "teacher_rows"), view.column(batch, "input_ids"))
-        log_p = chunk_sums(theirs, view.column(batch, "teacher_chunks"), whole.shape[1])
+        log_probs_of_tokens = next_log_probs(
+            teacher, view.column(batch, "teacher_rows"), view.column(batch, "input_ids")
+        )
+        log_p = chunk_sums(log_probs_of_tokens, view.column(batch, "teacher_chunks"), whole.shape[1])
 
         def distance(log_probs: Tensor) -> Tensor:
             log_q = chunk_sums(log_probs.view(rows.shape), chunks, whole.shape[1])

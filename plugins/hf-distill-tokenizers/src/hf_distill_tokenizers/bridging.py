@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_distill import Batch, BatchLoss, TeacherViewMixin
 
-from .view import OwnTokens
+from .view import TeacherTokenView
 
 
 class BridgingLoss(TeacherViewMixin, BatchLoss):
@@ -24,7 +24,7 @@ class BridgingLoss(TeacherViewMixin, BatchLoss):
     items: ClassVar[str] = "rows"  # a sum over chunks or pairs of them
     needs_student_rows = True
     needs_teacher_rows = True
-    view: OwnTokens
+    view: TeacherTokenView
 
     def __init__(self, *, words: bool = False, max_length: int | None = None, messages: str | None = None) -> None:
         super().__init__()
@@ -39,21 +39,21 @@ class BridgingLoss(TeacherViewMixin, BatchLoss):
         teacher_tokenizer: PreTrainedTokenizerBase | None,
         *,
         teacher: str,
-    ) -> OwnTokens:
+    ) -> TeacherTokenView:
         """The text of the batch in the teacher's tokens.
 
         Raises:
             ValueError: one of the tokenizers is not known, or its tokens do not say which bytes they stand for.
         """
         if tokenizer is None or teacher_tokenizer is None:
-            who = "student's" if tokenizer is None else "teacher's"
-            how = "processing_class=tokenizer" if tokenizer is None else "teacher={'model': ..., 'tokenizer': ...}"
+            owner = "student's" if tokenizer is None else "teacher's"
+            remedy = "processing_class=tokenizer" if tokenizer is None else "teacher={'model': ..., 'tokenizer': ...}"
             raise ValueError(
-                f"{self.label!r} aligns the tokens of student and teacher, but the {who} tokenizer is not known. Give "
-                f"the trainer {how}."
+                f"{self.label!r} aligns the tokens of student and teacher, but the {owner} tokenizer is not known. "
+                f"Give the trainer {remedy}."
             )
         options = {"words": self.words, "max_length": self.max_length, "messages": self.messages}
-        return OwnTokens(tokenizer, teacher_tokenizer, teacher, **options)  # type: ignore[arg-type]
+        return TeacherTokenView(tokenizer, teacher_tokenizer, teacher, **options)  # type: ignore[arg-type]
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
         """Refuse models that do not predict the next token, and those that the tokenizer is not for.

@@ -64,6 +64,6 @@ def next_log_probs(teacher: Signal, positions: Tensor, token_ids: Tensor) -> Ten
     if isinstance(rows, SparseRows) and rows.next_log_probs is not None:
         return at(positions, rows.next_log_probs)
     following = at(positions + 1, token_ids)
-    own, columns = rows_at(rows, positions), following.flatten()
-    values = own.log_probs_of(columns) if isinstance(own, SparseRows) else log_probs_of(own, columns)
+    chosen, columns = rows_at(rows, positions), following.flatten()
+    values = chosen.log_probs_of(columns) if isinstance(chosen, SparseRows) else log_probs_of(chosen, columns)
     return values.view(positions.shape)

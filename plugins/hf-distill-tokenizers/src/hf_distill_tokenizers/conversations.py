@@ -86,15 +86,19 @@ def conversation_chunks(
         places = list(zip(sides, starts, strict=True))
         tokens = [side.tokens(start, length) for side, start in places]
         allowed = word_ends(sides[0].text[starts[0] : starts[0] + length]) if words else None
-        ours, theirs = (side.ends[own] - start for (side, start), own in zip(places, tokens, strict=True))
-        found = shared_chunks(ours, theirs, allowed=allowed)
-        for (side, start), own, numbers in zip(places, tokens, found, strict=True):
-            if side.reaches_out(own, start):
+        student_ends, teacher_ends = (
+            side.ends[indices] - start for (side, start), indices in zip(places, tokens, strict=True)
+        )
+        found = shared_chunks(student_ends, teacher_ends, allowed=allowed)
+        for (side, start), indices, numbers in zip(places, tokens, found, strict=True):
+            if side.reaches_out(indices, start):
                 found = without(found, numbers[:1])
-        for side, own, numbers in zip(sides, tokens, found, strict=True):
-            side.chunks[own] = np.where(numbers < 0, NO_CHUNK, numbers + num_chunks)
+        for side, indices, numbers in zip(sides, tokens, found, strict=True):
+            side.chunks[indices] = np.where(numbers < 0, NO_CHUNK, numbers + num_chunks)
         num_chunks += 1 + int(max(found[0], default=-1))
-        ends = [side.end_of_turn(own, start + length) for (side, start), own in zip(places, tokens, strict=True)]
+        ends = [
+            side.end_of_turn(indices, start + length) for (side, start), indices in zip(places, tokens, strict=True)
+        ]
         if None not in ends:
             for side, place in zip(sides, ends, strict=True):
                 side.chunks[place] = num_chunks

@@ -88,7 +88,7 @@ class Reader:
         max_length: int | None = None,
     ) -> None:
         self.tokenizer, self.words = teacher, words
-        self.own, self.theirs = TokenBytes(student), TokenBytes(teacher)
+        self.student_bytes, self.teacher_bytes = TokenBytes(student), TokenBytes(teacher)
         limit = teacher.model_max_length if max_length is None else max_length
         self.max_length = None if limit > _NO_LIMIT else limit
         begins = teacher.bos_token_id is not None and teacher("a")["input_ids"][:1] == [teacher.bos_token_id]
@@ -104,11 +104,11 @@ class Reader:
             counts: which of these tokens are learnt, each ``[n]``; the chunks of others are left out.
         """
         parts = [self._parts(ids) for ids in sequences]
-        texts = [part.text for own in parts for part in own if part.text]
+        texts = [part.text for sequence_parts in parts for part in sequence_parts if part.text]
         encoded = self._encode(texts)
         return [
-            self._assemble(ids, own, counted, encoded)
-            for ids, own, counted in zip(sequences, parts, counts, strict=True)
+            self._assemble(ids, sequence_parts, counted, encoded)
+            for ids, sequence_parts, counted in zip(sequences, parts, counts, strict=True)
         ]
 
     def read_conversations(
@@ -129,7 +129,7 @@ class Reader:
         encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         readings = []
         for ids, read, messages, counted in zip(sequences, encoded, conversations, counts, strict=True):
-            pieces = self.own.pieces(ids), self.theirs.pieces(read)
+            pieces = self.student_bytes.pieces(ids), self.teacher_bytes.pieces(read)
             student, teacher = conversation_chunks(*pieces, contents_of(messages), words=self.words)
             readings.append(self._finish(read, student, teacher, counted))
         return readings
@@ -152,17 +152,17 @@ class Reader:
         }
 
     def _ends(self, ids: list[int], spans: list[tuple[int, int]], text: str) -> Ints:
-        pieces = self.theirs.pieces(ids)
-        if self.theirs.spells and b"".join(pieces) == text.encode():
+        pieces = self.teacher_bytes.pieces(ids)
+        if self.teacher_bytes.spells and b"".join(pieces) == text.encode():
             return ends_of(pieces)
         return ends_of_characters(spans, text)  # unknown to the vocabulary, or normalised
 
     def _parts(self, ids: Sequence[int]) -> list[_Part]:
-        special = [index for index, token_id in enumerate(ids) if token_id in self.own.special_ids]
+        special = [index for index, token_id in enumerate(ids) if token_id in self.student_bytes.special_ids]
         parts, start = [], 0
         for stop in (*special, len(ids)):
             if stop > start:
-                pieces = self.own.pieces(ids[start:stop])
+                pieces = self.student_bytes.pieces(ids[start:stop])
                 text, kept = valid_text(b"".join(pieces))
                 parts.append(_Part(start, stop, text, pieces, kept))
             if stop < len(ids):
@@ -187,9 +187,11 @@ class Reader:
                 new, chunks = [role], [np.zeros(1, dtype=np.int64)] * 2
             else:
                 continue
-            student[part.start : part.stop], theirs = (np.where(own < 0, own, own + num_chunks) for own in chunks)
-            num_chunks = max(num_chunks, 1 + int(max(theirs, default=0)))
-            teacher.append(theirs)
+            student[part.start : part.stop], teacher_chunks = (
+                np.where(numbers < 0, numbers, numbers + num_chunks) for numbers in chunks
+            )
+            num_chunks = max(num_chunks, 1 + int(max(teacher_chunks, default=0)))
+            teacher.append(teacher_chunks)
             read += new
         return self._finish(read, student, np.concatenate(teacher), counted)
 
@@ -202,7 +204,9 @@ class Reader:
         bad = np.concatenate([student[:1], teacher[:1], student[~counted], teacher[limit:]])
         student, teacher = without([student, teacher[:limit]], bad)
         order = np.unique(teacher[teacher >= 0])
-        student, teacher = (np.where(own < 0, NO_CHUNK, np.searchsorted(order, own)) for own in (student, teacher))
+        student, teacher = (
+            np.where(numbers < 0, NO_CHUNK, np.searchsorted(order, numbers)) for numbers in (student, teacher)
+        )
         return Reading(read[:limit], student, teacher)
 
     def _align(self, part: _Part, teacher_ends: Ints) -> list[Ints]:
@@ -227,4 +231,4 @@ class Reader:
 
 def _roles(*pairs: tuple[int | None, int | None]) -> dict[int, int]:
     """The teacher's special token for each of the student's; later pairs go before earlier ones."""
-    return {own: other for own, other in pairs if own is not None and other is not None}
+    return {student: teacher for student, teacher in pairs if student is not None and teacher is not None}

@@ -66,13 +66,15 @@ class ULD(BridgingLoss):
         """Sum over the pairs."""
         assert isinstance(student.rows, Rows)
         assert teacher.rows is not None
-        ours, theirs = (self.view.column(batch, name) for name in ("student_pairs", "teacher_pairs"))
+        student_pairs, teacher_pairs = (self.view.column(batch, name) for name in ("student_pairs", "teacher_pairs"))
 
         def distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
             return sorted_distance(student_logits / self.temperature, teacher_logits / self.temperature)
 
-        weights = self.predicted(batch, ours).flatten().float()
-        return weighted_row_sum(distance, rows_at(student.rows, ours), rows_at(teacher.rows, theirs), weights=weights)
+        weights = self.predicted(batch, student_pairs).flatten().float()
+        return weighted_row_sum(
+            distance, rows_at(student.rows, student_pairs), rows_at(teacher.rows, teacher_pairs), weights=weights
+        )
 
 
 def sorted_distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ _ALIGNED = ("student_rows", "student_chunks", "teacher_rows", "teacher_chunks", 
 
 
 @dataclass(frozen=True)
-class OwnTokens(TeacherView):
+class TeacherTokenView(TeacherView):
     """A teacher reads the text of the student's batch in tokens of its own.
 
     Each sequence is read by itself, so that a cache finds it again in any batch. Of packed rows, whose positions begin
@@ -67,7 +67,7 @@ class OwnTokens(TeacherView):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(f"{self.name}.{part}" for part in (*_INPUTS, *_ALIGNED)))
-        if self.messages is not None and not (self.teacher.chat_template and self.reader.theirs.spells):
+        if self.messages is not None and not (self.teacher.chat_template and self.reader.teacher_bytes.spells):
             raise ValueError(
                 f"The teacher {self.name!r} is to read conversations ({self.messages}), but its tokenizer has no chat "
                 "template, or does not keep their spaces. Leave messages out, or set teacher_tokenizer.chat_template."
@@ -160,15 +160,17 @@ class _Row:
 
     def add(self, positions: Ints, reading: Reading) -> None:
         """Add a sequence, which has these positions in the student's row."""
-        own, other = (np.flatnonzero(chunks >= 0) for chunks in (reading.student_chunks, reading.teacher_chunks))
+        student_places, teacher_places = (
+            np.flatnonzero(chunks >= 0) for chunks in (reading.student_chunks, reading.teacher_chunks)
+        )
         first = 1 + max(self.student_chunks, default=-1)
         # The prediction of a token stands one position before it.
-        student, teacher = positions[own] - 1, other - 1 + len(self.input_ids)
+        student, teacher = positions[student_places] - 1, teacher_places - 1 + len(self.input_ids)
         for name, values in (
             ("student_rows", student),
             ("teacher_rows", teacher),
-            ("student_chunks", reading.student_chunks[own] + first),
-            ("teacher_chunks", reading.teacher_chunks[other] + first),
+            ("student_chunks", reading.student_chunks[student_places] + first),
+            ("teacher_chunks", reading.teacher_chunks[teacher_places] + first),
             ("student_pairs", student[: len(teacher)]),
             ("teacher_pairs", teacher[: len(student)]),
         ):
