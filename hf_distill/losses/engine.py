@@ -115,18 +115,18 @@ def row_values(
     device = student.tensor.device
     values: list[list[Tensor]] = [[torch.zeros(0, device=device)] for _ in functions]
 
-    def keeping(function: Callable[..., Tensor], kept: list[Tensor]) -> Callable[..., Tensor]:
+    def recorder(function: Callable[..., Tensor], kept: list[Tensor]) -> Callable[..., Tensor]:
         @functools.wraps(function)
-        def keep(*arguments: Tensor, **options: Tensor) -> Tensor:
+        def record(*arguments: Tensor, **options: Tensor) -> Tensor:
             kept.append(as_float32(function(*arguments, **options)))
             return kept[-1]
 
-        vars(keep).pop("on_sparse", None)  # which would go past what is kept here
-        return keep
+        vars(record).pop("on_sparse", None)  # which would go past what is kept here
+        return record
 
     teachers = {} if teacher is None else {"teacher": teacher}
     terms = [
-        RowTerm(str(index), keeping(function, kept), 1.0, teachers=tuple(teachers))
+        RowTerm(str(index), recorder(function, kept), 1.0, teachers=tuple(teachers))
         for index, (function, kept) in enumerate(zip(functions, values, strict=True))
     ]
     with torch.no_grad():

@@ -6,6 +6,8 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+from ..plugins.registry import Component
+
 
 @dataclass(frozen=True)
 class Paper:
@@ -51,10 +53,15 @@ class Paper:
 
 
 def paper_of(loss: Any) -> Paper | None:
-    """The paper of a loss: of a class, an instance, a row function or one with options bound.
+    """The paper of a loss: of a class, an instance, a row function or one with options bound, or of a registry's entry.
 
     None where there is none, or where the loss does not say.
+
+    Raises:
+        PluginError: the loss of an entry cannot be imported.
     """
+    if isinstance(loss, Component):
+        loss = loss.resolve()
     while isinstance(loss, functools.partial):
         loss = loss.func
     paper = getattr(loss, "paper", None)

@@ -52,6 +52,7 @@ def test_the_paper_of_a_loss_is_found_on_functions_classes_and_instances():
 
     assert paper_of(function) == paper_of(functools.partial(function, power=2.0)) == paper
     assert paper_of(Module) is paper_of(Module()) is paper_of(len) is None
+    assert paper_of(Plugins().losses.get("forward_kl")).arxiv == "1503.02531"
     Module.paper = paper
     assert paper_of(Module) == paper_of(Module()) == paper
 
