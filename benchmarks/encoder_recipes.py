@@ -117,7 +117,7 @@ def measure(family: str, seed: int, folder: Path) -> dict[str, float]:
     model_class, config_class, more = MODELS[family]
     hf.set_seed(seed)
     model = getattr(hf, model_class)(getattr(hf, config_class)(**SIZES, **more))
-    data = {"data_files": str(folder / "text.jsonl"), "max_length": 48, "masked": 0.15}
+    data = {"task": "masked_lm", "data_files": str(folder / "text.jsonl"), "max_length": 48}
     stages = recipe(family, {"data_files": str(folder / "task.csv")}, max_length=48)
     stages[0] |= {"max_steps": TEACHER_STEPS}
     result = StagesDriver(

@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoTokenizer, HfArgumentParser, default_data_collator
+from transformers import AutoTokenizer, HfArgumentParser
 
-from hf_distill import DistillationArguments, DistillationTrainer
-from hf_distill.data.language_modeling import load_packed_text
+from hf_distill import DistillationArguments, DistillationTrainer, load_training_data
 
 
 @dataclass
@@ -53,14 +52,14 @@ def main() -> None:
     if script.dataset != "python":
         source |= {"text_column": script.text_column, "domain_column": script.domain_column}
     with args.main_process_first(desc="loading text"):
-        data = load_packed_text({**source, "max_length": script.max_length}, tokenizer)
+        data = load_training_data({**source, "max_length": script.max_length}, tokenizer, by_domain=False)
 
     trainer = DistillationTrainer(
         args=args,
-        train_dataset=data["train"],
-        eval_dataset=data["test"],
-        probe_dataset=data["probe"],
-        data_collator=default_data_collator,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        probe_dataset=data.probe,
+        data_collator=data.collator,
         processing_class=tokenizer,
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

@@ -18,8 +18,7 @@ from typing import Any
 
 import transformers as hf
 
-from hf_distill import StagesDriver
-from hf_distill.drivers.stages import StagesResult
+from hf_distill import StagesDriver, StagesResult
 
 # The name on the hub, and the class with a head for classes.
 FAMILIES = {
@@ -55,7 +54,7 @@ class ScriptArguments:
 def recipe(family: str, labelled: dict[str, Any], *, max_length: int = 256) -> list[dict[str, Any]]:
     """The stages, for `StagesDriver` or a file for ``hf-distill stages``."""
     half = {"builder": "layer_drop", "from": {"stage": "teacher"}}
-    data = {"labelled": labelled, "max_length": max_length}
+    data = {"task": "labelled", **labelled, "max_length": max_length}
     losses = ["task", {"name": "forward_kl", "temperature": 2.0}, "hidden_mse"]
     return [
         {"name": "teacher", "model_class": FAMILIES[family][1], "losses": ["task"], "data": data},

@@ -20,8 +20,7 @@ import transformers as hf
 import yaml
 from datasets import Dataset
 
-from hf_distill import DistillationArguments, DistillationTrainer, load_labelled_texts
-from hf_distill.rounds.fresh_classifier import fresh_classifier
+from hf_distill import DistillationArguments, DistillationTrainer, fresh_classifier, load_labelled_texts
 
 
 @dataclass

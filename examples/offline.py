@@ -13,10 +13,9 @@ import argparse
 import time
 from pathlib import Path
 
-from transformers import AutoTokenizer, default_data_collator
+from transformers import AutoTokenizer
 
-from hf_distill import CacheTeacher, DistillationArguments, DistillationTrainer, capture
-from hf_distill.data.language_modeling import load_packed_text
+from hf_distill import CacheTeacher, DistillationArguments, DistillationTrainer, capture, load_training_data
 
 DATA = {"texts": {"name": "python", "share": 0.05}, "max_length": 128}
 
@@ -41,19 +40,20 @@ def main() -> None:
 
 def ask(name: str, folder: str, k: int) -> None:
     """Keep what the teacher says of every example."""
-    data = load_packed_text(DATA, AutoTokenizer.from_pretrained(name))
+    data = load_training_data(DATA, AutoTokenizer.from_pretrained(name), by_domain=False)
+    splits = [data.train, data.probe, data.evaluation]
     teacher = CacheTeacher(folder, source=name, k=k)
     start = time.monotonic()
-    new = sum(capture(teacher, rows, collator=default_data_collator) for rows in data.values())
+    new = sum(capture(teacher, rows, collator=data.collator) for rows in splits)
     size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-    tokens = sum(len(rows) * DATA["max_length"] for rows in data.values())
+    tokens = sum(len(rows) * DATA["max_length"] for rows in splits)
     print(f"{new} new examples in {time.monotonic() - start:.0f} s; {size / 1e6:.1f} MB, {size / tokens:.0f} B a token")
 
 
 def train(folder: str, output_dir: str, max_steps: int) -> None:
     """Train a student on it; tokenizer and configuration of the teacher lie in the cache, too."""
     teacher = CacheTeacher(folder)
-    data = load_packed_text(DATA, teacher.tokenizer)
+    data = load_training_data(DATA, teacher.tokenizer, by_domain=False)
     arguments = DistillationArguments(
         output_dir=output_dir,
         max_steps=max_steps,
@@ -66,9 +66,9 @@ def train(folder: str, output_dir: str, max_steps: int) -> None:
     trainer = DistillationTrainer(
         args=arguments,
         teacher=teacher,
-        train_dataset=data["train"],
-        eval_dataset=data["test"],
-        data_collator=default_data_collator,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        data_collator=data.collator,
         processing_class=teacher.tokenizer,
     )
     trainer.train()

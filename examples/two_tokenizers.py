@@ -21,7 +21,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from hf_distill.data.language_modeling import load_text_data
+from hf_distill import load_text_data
 
 CONFIG = Path(__file__).with_name("two_tokenizers.yaml")
 MODELS, OUTPUT = Path("outputs/two-tokenizers-models"), Path("outputs/two-tokenizers")

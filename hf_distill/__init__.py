@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from .cache.capture import capture as capture
     from .cache.teacher import CacheTeacher as CacheTeacher
     from .data.labelled_texts import load_labelled_texts as load_labelled_texts
+    from .data.language_modeling import load_text_data as load_text_data
     from .data.mixture import MixtureSelector as MixtureSelector
     from .data.on_policy import BatchGenerator as BatchGenerator
     from .data.on_policy import LoopModels as LoopModels
     from .data.on_policy import OnPolicy as OnPolicy
     from .data.selectors import Probe as Probe
     from .data.selectors import Selector as Selector
+    from .data.tasks import load_training_data as load_training_data
     from .data.training_data import TrainingData as TrainingData
     from .drivers.stages import StagesDriver as StagesDriver
+    from .drivers.stages import StagesResult as StagesResult
     from .losses.base import BatchLoss as BatchLoss
     from .losses.base import RowLoss as RowLoss
     from .losses.divergences import forward_kl as forward_kl
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from .rounds.class_report import ClassReport as ClassReport
     from .rounds.classification import TextClassification as TextClassification
     from .rounds.driver import RoundsDriver as RoundsDriver
+    from .rounds.fresh_classifier import fresh_classifier as fresh_classifier
     from .rounds.generators import Predictions as Predictions
     from .rounds.generators import ProposedRow as ProposedRow
     from .rounds.generators import RoundContext as RoundContext
@@ -109,8 +113,10 @@ _MODULES = {
     ".data.mixture": ["MixtureSelector"],
     ".data.on_policy": ["BatchGenerator", "LoopModels", "OnPolicy"],
     ".data.selectors": ["Probe", "Selector"],
+    ".data.language_modeling": ["load_text_data"],
+    ".data.tasks": ["load_training_data"],
     ".data.training_data": ["TrainingData"],
-    ".drivers.stages": ["StagesDriver"],
+    ".drivers.stages": ["StagesDriver", "StagesResult"],
     ".losses.base": ["BatchLoss", "RowLoss"],
     ".losses.divergences": ["forward_kl", "reverse_kl", "skewed_kl", "skewed_reverse_kl"],
     ".losses.linear": ["Float32Linear"],
@@ -127,6 +133,7 @@ _MODULES = {
     ".rounds.class_report": ["ClassReport"],
     ".rounds.classification": ["TextClassification"],
     ".rounds.driver": ["RoundsDriver"],
+    ".rounds.fresh_classifier": ["fresh_classifier"],
     ".rounds.generators": ["Predictions", "ProposedRow", "RoundContext", "RoundGenerator"],
     ".serving.answers": ["Answer", "Usage"],
     ".serving.budget": ["Budget", "BudgetExhausted"],
@@ -198,6 +205,7 @@ __all__ = [
     "Source",
     "SparseRows",
     "StagesDriver",
+    "StagesResult",
     "StepInfo",
     "StudentBuild",
     "Teacher",
@@ -219,11 +227,14 @@ __all__ = [
     "disable_from_pretrained",
     "enable_from_pretrained",
     "forward_kl",
+    "fresh_classifier",
     "hidden_width",
     "hookimpl",
     "keep_blocks",
     "load_labelled_texts",
     "load_student",
+    "load_text_data",
+    "load_training_data",
     "log_probs_of",
     "make_text_teacher",
     "match_layers",

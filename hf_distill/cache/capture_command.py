@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..batch.views import TeacherView
+    from ..data.training_data import TrainingData
     from ..teachers.base import Teacher
     from ..training.specs import ActiveLoss
     from .capture import CaptureEstimate, CaptureProgress
@@ -47,33 +48,31 @@ def capture(argv: list[str]) -> int:
     if unknown := [name for name in splits if name not in _SPLITS]:
         raise ValueError(f"--splits has {', '.join(unknown)}; expected some of {','.join(_SPLITS)}.")
     arguments, data_spec, tokenizer_name = parse(read_config(options.config), overrides)
-    if "preset" in data_spec:
-        raise ValueError(
-            f"The data is what {data_spec['preset']} makes, and this command asks about packed text only. The first "
-            "training fills the cache; before any, `hf_distill.capture` does, from Python."
-        )
-
     from accelerate import Accelerator
-    from datasets import concatenate_datasets
     from rich.console import Console
     from transformers import default_data_collator
 
-    from ..data.language_modeling import load_packed_text
+    from ..data.tasks import load_training_data, parse_task
     from ..plugins.manager import Plugins
     from ..training.specs import make_losses, make_teachers
     from . import capture as driver
 
+    if parse_task(data_spec)[0] == "masked_lm":
+        raise ValueError(
+            "The data is of the task masked_lm, which masks other tokens in every epoch, so that no answer would be "
+            "found again. Train on the live teacher."
+        )
     console = Console(quiet=not arguments.should_log)
     plugins = Plugins.of(arguments.plugins)
     teachers = make_teachers(arguments.teacher, plugins)
     name, teacher = _teacher(teachers, arguments.teacher)
     with arguments.main_process_first(desc="loading data"):
         tokenizer = tokenizer_for(arguments, tokenizer_name)
-        data = load_packed_text(data_spec, tokenizer)
+        data = load_training_data(data_spec, tokenizer, by_domain=False)
     views = _views(make_losses(arguments.losses or (), teachers, plugins), name, teacher, tokenizer)
-    rows = concatenate_datasets([data[name] for name in splits if name in data])
+    rows = _rows(data, splits)
     common: dict[str, Any] = {
-        "collator": default_data_collator,
+        "collator": data.collator or default_data_collator,
         "batch_size": arguments.per_device_eval_batch_size,
         "accelerator": Accelerator(),  # on the device that the arguments have set up
     }
@@ -84,6 +83,20 @@ def capture(argv: list[str]) -> int:
         elif status := _run(teacher, rows, common, console, again=shlex.join(["hf-distill", "capture", *argv])):
             return status
     return 0
+
+
+def _rows(data: TrainingData, splits: Sequence[str]) -> Dataset:
+    """All examples of these splits, in one data set."""
+    from datasets import Dataset, concatenate_datasets
+
+    named = {"train": data.train, "probe": data.probe, "test": data.evaluation}
+    found = [named[split] for split in splits if named[split] is not None]
+    if not all(isinstance(rows, Dataset) and "input_ids" in rows.column_names for rows in found):
+        raise ValueError(
+            "This command asks about data sets of tokens, which this data is not (nor are rankings and images). The "
+            "first training fills the cache; before any, `hf_distill.capture` does, from Python."
+        )
+    return concatenate_datasets(found)
 
 
 def _teacher(teachers: Mapping[str, Teacher], spec: Any) -> tuple[str, CacheTeacher]:

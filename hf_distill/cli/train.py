@@ -2,11 +2,8 @@
 
 The file holds the fields of `DistillationArguments` (those of `transformers.TrainingArguments` among them), and
 
-    data: {texts: python, max_length: 128}    # see `hf_distill.data.language_modeling.TextData`
+    data: {task: causal_lm, texts: python, max_length: 128}    # see docs/data.md; the same in every command
     tokenizer: path/or/name                   # by default the teacher's, or the student's where that is another
-
-Instead of text, ``data: {preset: "package.module:function", ...options}`` is what a function of the tokenizer makes, a
-`hf_distill.TrainingData`: so plugins bring data of other kinds.
 
 Any of them may be given on the command line instead: ``--max_steps 100 --teacher path --losses '["forward_kl"]'``.
 """

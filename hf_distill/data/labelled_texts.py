@@ -10,23 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from datasets import ClassLabel, DatasetDict
 
 from ..plugins.registry import did_you_mean
 from .docstrings import load_docstrings
+from .files import load_table, split_of
 from .texts import position
 
-_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 _CUT = ("validation", "test", "held_out", "pool")
 Rows = list[dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledTextData:
-    """Where labelled texts come from and how they are cut; what ``data:`` of a run in rounds may say.
+    """Where labelled texts come from and how they are cut; options of the task "labelled".
 
     Attributes:
         texts: "docstrings", for those of the standard library by module (`hf_distill.data.docstrings`).
@@ -116,11 +115,11 @@ def load_labelled_texts(spec: Mapping[str, Any] | LabelledTextData) -> LabelledT
         ValueError: it cannot be found, a column or split is missing, a row has no text or label, or the labels given
             lack one that the data has.
     """
-    data = spec if isinstance(spec, LabelledTextData) else LabelledTextData.parse(spec)
+    data = spec if isinstance(spec, LabelledTextData) else LabelledTextData.parse(_without_task(spec))
     if data.texts is not None:
         loaded = {data.train_split: load_docstrings()}
     else:
-        found = _load(data)
+        found = load_table(data.path, data.name, data.data_files)
         wanted = (data.train_split, data.validation_split, data.test_split)
         loaded = {split: _rows(found, split, data) for split in wanted if split is not None}
     splits = _cut(loaded[data.train_split], data.shares)
@@ -140,40 +139,18 @@ def load_labelled_texts(spec: Mapping[str, Any] | LabelledTextData) -> LabelledT
     return LabelledTexts(labels, **splits)
 
 
-def _load(data: LabelledTextData) -> DatasetDict:
-    try:
-        builder = data.path or _builder_of(data.data_files)
-        options = (
-            {"sep": "\t"} if data.path is None and _first(data.data_files).removesuffix(".gz")[-4:] == ".tsv" else {}
-        )
-        return load_dataset(builder, data.name, data_files=data.data_files, **options)
-    except (FileNotFoundError, StopIteration) as error:  # a pattern that matches nothing ends in StopIteration
-        raise ValueError(f"data cannot be found: {error or data.data_files!r}") from error
-
-
-def _builder_of(data_files: Any) -> str:
-    ending = Path(_first(data_files).removesuffix(".gz")).suffix
-    if ending not in _BUILDERS:
-        raise ValueError(
-            f"{_first(data_files)!r} ends in none of {', '.join(_BUILDERS)}; say in data.path how to read it."
-        )
-    return _BUILDERS[ending]
-
-
-def _first(data_files: Any) -> str:
-    while not isinstance(data_files, str):
-        data_files = next(iter(data_files.values() if isinstance(data_files, Mapping) else data_files))
-    return data_files
+def _without_task(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``data:`` of a configuration, of which the task is known here and the length is the tokenizer's business."""
+    options = dict(spec)
+    if (task := options.pop("task", "labelled")) != "labelled":
+        raise ValueError(f"data is of the task {task!r}; expected labelled texts.")
+    options.pop("max_length", None)
+    return options
 
 
 def _rows(found: DatasetDict, split: str, data: LabelledTextData) -> Rows:
     """The rows of a split; a label is a name, also where the data has ids."""
-    if split not in found:
-        raise ValueError(f"There is no split {split!r}; the data has {', '.join(found)}.")
-    rows: Dataset = found[split]
-    for column in (data.text_column, data.label_column):
-        if column not in rows.column_names:
-            raise ValueError(f"The {split} split has no column {column!r}; it has {', '.join(rows.column_names)}.")
+    rows = split_of(found, split, [data.text_column, data.label_column])
     texts, labels = list(rows[data.text_column]), list(rows[data.label_column])
     kind = rows.features[data.label_column]
     for number, (text, label) in enumerate(zip(texts, labels, strict=True)):

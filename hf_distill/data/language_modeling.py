@@ -12,21 +12,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..batch.signals import IGNORE_INDEX
 from ..plugins.registry import did_you_mean
+from .files import load_table
 from .texts import load_texts, split_of
 
 logger = logging.get_logger(__name__)
 
-_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text", ".parquet": "parquet"}
 _FEATURES = Features(
     {
         "input_ids": List(Value("int32")),
@@ -39,7 +38,7 @@ _FEATURES = Features(
 
 @dataclass(frozen=True, kw_only=True)
 class TextData:
-    """Where text comes from and how it is cut; what ``data:`` of a configuration may say.
+    """Where text comes from and how it is cut; options of the tasks "causal_lm" and "masked_lm".
 
     Attributes:
         texts: "python" for text that every Python installation holds (`hf_distill.data.texts`), or a mapping of the
@@ -205,22 +204,8 @@ def _row(tokens: list[int], domain: str, max_length: int) -> dict[str, Any]:
 
 def _load(data: TextData) -> DatasetDict:
     """What `datasets.load_dataset` gives, with the columns ``text`` and ``domain``."""
-    try:
-        loaded = load_dataset(data.path or _builder_of(data.data_files), data.name, data_files=data.data_files)
-    except (FileNotFoundError, StopIteration) as error:  # a pattern that matches nothing ends in StopIteration
-        raise ValueError(f"data cannot be found: {error or data.data_files!r}") from error
+    loaded = load_table(data.path, data.name, data.data_files)
     return DatasetDict({split: _columns(rows, data, split) for split, rows in loaded.items()})
-
-
-def _builder_of(data_files: Any) -> str:
-    """The builder that reads files of these names."""
-    first = data_files
-    while not isinstance(first, str):
-        first = next(iter(first.values() if isinstance(first, Mapping) else first))
-    ending = Path(first.removesuffix(".gz")).suffix
-    if ending not in _BUILDERS:
-        raise ValueError(f"{first!r} ends in none of {', '.join(_BUILDERS)}; say in data.path how to read it.")
-    return _BUILDERS[ending]
 
 
 def _columns(rows: Dataset, data: TextData, split: str) -> Dataset:

@@ -28,7 +28,8 @@ from transformers import HfArgumentParser, PreTrainedTokenizerBase, PrinterCallb
 from transformers.utils import logging
 
 from ..arguments import DistillationArguments
-from ..data.training_data import TrainingData, load_training_data
+from ..data.tasks import load_training_data
+from ..data.training_data import TrainingData
 from ..plugins.manager import Plugins
 from ..students import load_student
 from ..trainer import DistillationTrainer
@@ -122,7 +123,10 @@ class StagesDriver:
     def _train(self, index: int, args: DistillationArguments) -> None:
         stage = self.stages[index]
         with args.main_process_first(desc="loading data"):
-            data = load_training_data(stage.data, self.tokenizer, stage=stage.name)
+            try:
+                data = load_training_data(stage.data, self.tokenizer, by_domain=False)
+            except ValueError as error:
+                raise ValueError(f"The stage {stage.name!r}: {error}") from error
         if stage.stop is not None and (data.evaluation is None or args.eval_strategy == "no"):
             raise ValueError(
                 f"The stage {stage.name!r} has a stop rule, which looks at evaluations, but it "

@@ -49,6 +49,7 @@ def run(
     from rich.console import Console
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+    from ..data.tasks import load_training_data
     from ..drivers.progress import TrainingProgress
     from ..training.checkpoints import last_complete_checkpoint
 
@@ -58,7 +59,7 @@ def run(
     console = console if arguments.should_log and console is not None else Console(quiet=not arguments.should_log)
     with arguments.main_process_first(desc="loading data"):
         tokenizer = tokenizer_for(arguments, tokenizer_name)
-        data = load_data(data_spec, tokenizer)
+        data = load_training_data(data_spec, tokenizer)
     if describe:
         console.print(_describe(data), highlight=False, soft_wrap=True)
     trainer = _trainer(arguments, data, tokenizer)
@@ -89,24 +90,6 @@ def run(
     return trainer
 
 
-def load_data(spec: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> TrainingData:
-    """What is trained on; of packed text, where there are several domains, each is evaluated by itself."""
-    from transformers import default_data_collator
-
-    from ..data.language_modeling import load_packed_text
-    from ..data.presets import PRESET
-    from ..data.training_data import TrainingData, from_preset
-
-    if PRESET in spec:
-        return from_preset(spec, tokenizer)
-    data = load_packed_text(spec, tokenizer)
-    test = data.get("test")
-    if test is not None and len(domains := sorted(set(test["domain"]))) > 1:
-        column = list(test["domain"])
-        test = {name: test.select([index for index, domain in enumerate(column) if domain == name]) for name in domains}
-    return TrainingData(data["train"], test, data.get("probe"), default_data_collator)
-
-
 def _describe(data: TrainingData) -> str:
     """A line about the data."""
     rows, test = data.train, data.evaluation
@@ -121,8 +104,8 @@ def _describe(data: TrainingData) -> str:
 def _measured(metrics: Mapping[str, float]) -> str:
     """What `compute_metrics` found, without losses and speed."""
     others = ("_loss", "_runtime", "_per_second")
-    own = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_") and not k.endswith(others)}
-    return ", ".join(f"{name} {value:.4g}" for name, value in own.items())
+    named = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_") and not k.endswith(others)}
+    return ", ".join(f"{name} {value:.4g}" for name, value in named.items())
 
 
 def _domains(rows: Any) -> dict[str, int]:
@@ -211,7 +194,7 @@ def parse(
         raise ValueError(f"on the command line: unknown option {unknown[0]!r}{did_you_mean(name, known)}.")
     data = parse_nested(rest.data, "data")
     if not isinstance(data, Mapping):
-        raise ValueError(f"data is {data!r}; expected where text comes from, for instance `data: {{texts: python}}`.")
+        raise ValueError(f"data is {data!r}; expected a mapping, such as `data: {{task: causal_lm, texts: python}}`.")
     named = {part.split("=")[0].replace("-", "_") for part in overrides}
     if "output_dir" not in config and "__output_dir" not in named:
         raise ValueError("output_dir is missing: where to save the student.")
@@ -230,8 +213,8 @@ def tokenizer_for(arguments: DistillationArguments, name: str | None) -> PreTrai
         raise ValueError("There is no teacher or student folder to take the tokenizer from; say tokenizer: path.")
     tokenizer = _load(source)
     if name is None and student is not None and (Path(student) / "tokenizer_config.json").is_file():
-        own = _load(student)
-        tokenizer = tokenizer if own.get_vocab() == tokenizer.get_vocab() else own
+        of_student = _load(student)
+        tokenizer = tokenizer if of_student.get_vocab() == tokenizer.get_vocab() else of_student
     return tokenizer
 
 

@@ -1,15 +1,14 @@
 """``hf-distill rounds CONFIG.yaml``: from labelled texts to a small classifier, in rounds of training and asking.
 
     output_dir: outputs/tickets
-    plugins: [pgkd]
-    data: {data_files: tickets.csv}                 # `hf_distill.data.labelled_texts.LabelledTextData`
+    data: {task: labelled, data_files: tickets.csv}  # as in every command, see docs/data.md
     student: path/or/name                           # or {fresh: {hidden_size: 64}}, or {model: ..., builder: ...}
     generator: {name: pgkd}
     teacher: {kind: endpoint, url: http://127.0.0.1:8000/v1, model: name}
     budget: {requests: 20}
     training: {num_train_epochs: 30}                # fields of `DistillationArguments`
 
-Beside these there may be ``round_training``, ``early_stopping``, ``max_length``, ``checks``, ``num_rounds``,
+Beside these there may be ``round_training``, ``early_stopping``, ``checks``, ``num_rounds``,
 ``patience``, ``num_folds`` and ``seed``. A run that was killed or ran out of budget goes on when it is started again.
 """
 
@@ -55,7 +54,6 @@ class RoundsConfig:
     training: Mapping[str, Any] = field(default_factory=dict)
     round_training: Mapping[str, Any] = field(default_factory=dict)
     early_stopping: int | None = 5
-    max_length: int = 512
     budget: Mapping[str, Any] | None = None
     checks: Mapping[str, Any] | None = None
     num_rounds: int = 10
@@ -70,7 +68,7 @@ class RoundsConfig:
         Raises:
             ValueError: an unknown key, or one that is missing.
         """
-        known = [one.name for one in fields(cls)]
+        known = [field.name for field in fields(cls)]
         for key in config:
             if key not in known:
                 raise ValueError(f"the configuration has an unknown key {key!r}{did_you_mean(str(key), known)}.")
@@ -170,16 +168,18 @@ def _prepare(
 
     parsed = RoundsConfig.parse(config)
     quiet_libraries()
-    from ..data.labelled_texts import load_labelled_texts
+    from ..data.tasks import load_labelled_task
     from ..drivers.first_process import is_first_process
 
-    data = load_labelled_texts(parsed.data)
+    settings, data = load_labelled_task(parsed.data)
+    if settings.unlabelled or settings.split != "train":
+        raise ValueError("data has split or unlabelled, but rounds train on all labelled texts of the split train.")
     console = console or Console()
-    driver = make_driver(parsed, data, console)
+    driver = make_driver(parsed, data, console, max_length=settings.max_length)
     return parsed, data, driver, console if is_first_process() else Console(quiet=True)
 
 
-def make_driver(config: RoundsConfig, data: LabelledTexts, console: Console) -> RoundsDriver:
+def make_driver(config: RoundsConfig, data: LabelledTexts, console: Console, *, max_length: int) -> RoundsDriver:
     """The run that `config` describes, on `data`."""
     from ..drivers.progress import TrainingProgress
     from ..plugins.manager import Plugins
@@ -203,7 +203,7 @@ def make_driver(config: RoundsConfig, data: LabelledTexts, console: Console) -> 
         training={"disable_tqdm": True, **config.training},
         round_training=config.round_training,
         early_stopping=config.early_stopping,
-        max_length=config.max_length,
+        max_length=max_length,
         seed=config.seed,
         plugins=config.plugins,
         # Where there is no terminal, a line after each round is enough.

@@ -96,8 +96,8 @@ def test_dry_run_keeps_something_or_says_nothing(config, tmp_path, capsys):
     assert not (tmp_path / "kept").exists()
     assert main(["capture", config(), "--splits", "train,tset"]) == 2
     assert "--splits has tset; expected some of train,probe,test" in " ".join(capsys.readouterr().err.split())
-    assert main(["capture", config(), "--data", '{"preset": "some.module:rows"}']) == 2
-    assert "what some.module:rows makes, and this command asks about packed text only" in capsys.readouterr().err
+    assert main(["capture", config(), "--data", '{"task": "masked_lm", "texts": "python"}']) == 2
+    assert "masks other tokens in every epoch" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

@@ -201,7 +201,7 @@ def test_there_is_nothing_to_resume_from(config, capsys):
         ({}, ["--losses", "[1"], "losses is not valid JSON"),
         ({"output_dir": None}, [], "output_dir is missing"),
         ({"student": None}, [], "student is missing"),
-        ({"data": None}, [], "data is None; expected where text comes from"),
+        ({"data": None}, [], "data is None; expected a mapping"),
         ({"data": {"texts": "python", "max_lenght": 8}}, [], "no option 'max_lenght' (did you mean 'max_length'?)"),
         ({"losses": ["forward_lk"]}, [], "did you mean 'forward_kl'"),
         ({"teacher": "path/to/nothing"}, [], "There is no folder 'path/to/nothing'"),

@@ -198,8 +198,8 @@ def test_a_mistake_is_found_only_after_hours_of_training(change, message, tmp_pa
 
 def test_texts_of_one_class_are_learned_as_numbers(tmp_path):
     (tmp_path / "texts.csv").write_text("text,label\nw5 w6,same\nw7 w8,same\nw9 w9,same\n")
-    labelled = {"labelled": {"data_files": str(tmp_path / "texts.csv")}}
-    with pytest.raises(ValueError, match="the stage 'last' has one class, 'same'; a classifier needs two"):
+    labelled = {"task": "labelled", "data_files": str(tmp_path / "texts.csv")}
+    with pytest.raises(ValueError, match="The stage 'last': data has one class, 'same'; a classifier needs two"):
         make_driver(tmp_path / "run", specs=[{**LAST, "data": labelled}]).run()
 
 

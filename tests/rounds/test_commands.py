@@ -55,13 +55,13 @@ def config(tmp_path, monkeypatch):
     return {
         "output_dir": str(tmp_path / "out"),
         "plugins": [str(tmp_path / "plugin.py")],
-        "data": {"data_files": str(tmp_path / "rows.csv"), "test_fraction": 0.2, "labels": ["cold", "warm", "never"]},
+        "data": {"task": "labelled", "data_files": str(tmp_path / "rows.csv"), "test_fraction": 0.2, "max_length": 8}
+        | {"labels": ["cold", "warm", "never"]},
         "student": {"fresh": {"hidden_size": 8, "vocab_size": 280}},
         "generator": "worst",
         "teacher": {"kind": "parrot", "api_key": "s3cret"},
         "num_rounds": 2,
         "early_stopping": None,
-        "max_length": 8,
         "training": {"num_train_epochs": 1, "use_cpu": True, "dataloader_pin_memory": False},
     }
 
