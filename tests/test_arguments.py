@@ -34,7 +34,7 @@ def own_fields():
     return [field.name for field in dataclasses.fields(DistillationArguments) if field.name not in inherited]
 
 
-def test_command_line_reads_nested_arguments_otherwise_than_yaml(tmp_path):
+def test_command_line_reads_nested_arguments_as_yaml_does(tmp_path):
     import json
 
     words = [word for name, value in NESTED.items() for word in (f"--{name}", json.dumps(value))]
@@ -46,18 +46,18 @@ def test_command_line_reads_nested_arguments_otherwise_than_yaml(tmp_path):
         assert getattr(from_words, name) == value == getattr(from_yaml, name)
 
 
-def test_plain_names_on_the_command_line_are_taken_for_json(tmp_path):
+def test_plain_names_on_the_command_line_need_no_json(tmp_path):
     found = parse("--teacher", "big", "--losses", "forward_kl", "--plugins", "ddk, mine.py", folder=tmp_path)
     assert (found.teacher, found.losses, found.plugins) == ("big", ["forward_kl"], ["ddk", "mine.py"])
 
 
-def test_broken_json_is_taken_for_a_name(tmp_path):
+def test_broken_json_on_the_command_line_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="losses is not valid JSON"):
         parse("--losses", "[{name: task}]", folder=tmp_path)
 
 
 @pytest.mark.parametrize("name", own_fields())
-def test_option_has_no_effect_or_no_help(name):
+def test_every_option_has_help_and_is_used_in_the_code(name):
     field = DistillationArguments.__dataclass_fields__[name]
     assert field.metadata["help"]
     package = Path(hf_distill.__file__).parent

@@ -68,7 +68,7 @@ def run(trainer_class, family, folder, args_class=TrainingArguments, *, max_step
 
 @pytest.mark.parametrize("family", ["llama", "bert_mlm", "bert_classifier", "bert_tokens", "t5"])
 @pytest.mark.parametrize("args_class", [TrainingArguments, DistillationArguments])
-def test_trainer_without_teacher_is_not_bit_identical_to_trainer(family, args_class, tmp_path):
+def test_trainer_without_teacher_is_bit_identical_to_trainer(family, args_class, tmp_path):
     _, expected = run(Trainer, family, tmp_path / "theirs")
     _, ours = run(DistillationTrainer, family, tmp_path / "ours", args_class)
     assert ours == expected
@@ -78,7 +78,7 @@ def test_trainer_without_teacher_is_not_bit_identical_to_trainer(family, args_cl
     assert files[0] == files[1]
 
 
-def test_resume_without_teacher_differs_from_trainer(tmp_path):
+def test_resume_without_teacher_is_that_of_trainer(tmp_path):
     run(Trainer, "llama", tmp_path / "theirs")
     _, expected = run(Trainer, "llama", tmp_path / "theirs", resume=str(tmp_path / "theirs" / "checkpoint-3"))
     run(DistillationTrainer, "llama", tmp_path / "ours")
@@ -86,7 +86,7 @@ def test_resume_without_teacher_differs_from_trainer(tmp_path):
     assert ours == expected
 
 
-def test_resume_takes_a_checkpoint_that_was_cut_short(tmp_path):
+def test_resume_passes_over_a_checkpoint_that_was_cut_short(tmp_path):
     run(DistillationTrainer, "llama", tmp_path)
     state = Path(tmp_path / "checkpoint-6" / "trainer_state.json")
     state.write_text(state.read_text()[:100])

@@ -23,7 +23,7 @@ from hf_distill.testing import causal_lm_dataset, classification_dataset, tiny_m
 from .trainers import TEXT, trainer_for
 
 
-def test_plain_training_arguments_and_a_teacher_are_not_enough_to_distil(tmp_path, caplog):
+def test_plain_training_arguments_and_a_teacher_are_enough_to_distil(tmp_path, caplog):
     args = TrainingArguments(str(tmp_path), max_steps=2, logging_steps=1, report_to="none", use_cpu=True)
     trainer = trainer_for(tmp_path, args=args)
     trainer.train()
@@ -33,7 +33,7 @@ def test_plain_training_arguments_and_a_teacher_are_not_enough_to_distil(tmp_pat
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "bert_mlm", "t5", "bart", "bert_classifier", "bert_tokens"])
-def test_logged_losses_differ_from_a_plain_computation(family, tmp_path):
+def test_logged_losses_are_those_of_a_plain_computation(family, tmp_path):
     """Cross-entropy and KL of the first batch, computed from whole logits by PyTorch's own functions."""
     tokenizer = tiny_tokenizer()
     data, collator = causal_lm_dataset(4), TEXT
@@ -94,14 +94,14 @@ def test_evaluation_before_training_reports_what_a_plain_computation_gives(tmp_p
     trainer.train()
 
 
-def test_perplexity_is_missing_when_only_the_teacher_is_learned_from(tmp_path):
+def test_perplexity_is_reported_when_only_the_teacher_is_learned_from(tmp_path):
     trainer = trainer_for(tmp_path, losses=["reverse_kl"], eval_data=causal_lm_dataset(6))
     metrics = trainer.evaluate()
     assert metrics["eval_perplexity"] > 1
     assert metrics["eval_loss"] == pytest.approx(metrics["eval_reverse_kl_loss"], rel=0.2)
 
 
-def test_evaluation_without_labels_reports_no_distillation_loss(tmp_path):
+def test_evaluation_without_labels_reports_the_distillation_loss_and_no_perplexity(tmp_path):
     data = causal_lm_dataset(8).remove_columns("labels")
     collator = DataCollatorWithPadding(tiny_tokenizer())
     trainer = trainer_for(tmp_path, losses=["forward_kl"], data=data, eval_data=data, collator=collator)
@@ -111,7 +111,7 @@ def test_evaluation_without_labels_reports_no_distillation_loss(tmp_path):
     assert "eval_perplexity" not in metrics
 
 
-def test_compute_metrics_gets_something_else_than_the_students_logits(tmp_path):
+def test_compute_metrics_gets_the_students_logits(tmp_path):
     seen = {}
 
     def compute_metrics(prediction):
@@ -129,7 +129,7 @@ def test_compute_metrics_gets_something_else_than_the_students_logits(tmp_path):
     assert predicted.metrics["test_forward_kl_loss"] > 0
 
 
-def test_compute_loss_func_is_not_the_tasks_loss(tmp_path):
+def test_compute_loss_func_is_the_tasks_loss(tmp_path):
     def double(outputs, labels, num_items_in_batch=None):
         logits = outputs.logits[:, :-1].flatten(0, 1)
         total = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum")
@@ -143,7 +143,7 @@ def test_compute_loss_func_is_not_the_tasks_loss(tmp_path):
     assert histories[1] == pytest.approx(2 * histories[0], rel=1e-5)
 
 
-def test_exported_student_carries_projections(tmp_path):
+def test_exported_student_carries_no_projections(tmp_path):
     student = tiny_model("llama", hidden_size=16)
     trainer = trainer_for(tmp_path, model=student, losses=["hidden_mse", "forward_kl"])
     before = {name: value.clone() for name, value in student.state_dict().items() if "distillation" in name}
@@ -189,7 +189,7 @@ class Swinging(MixtureSelector):
 
 
 @pytest.mark.parametrize("cut", [3, 4, 7])
-def test_resumed_run_differs_from_an_uninterrupted_one(tmp_path, cut):
+def test_resumed_run_is_bit_identical_to_an_uninterrupted_run(tmp_path, cut):
     def run(folder, resume=None, **overrides):
         trainer = trainer_for(
             folder,
@@ -226,7 +226,7 @@ def test_resumed_run_differs_from_an_uninterrupted_one(tmp_path, cut):
     "how",
     ["lora", "lora_head", "checkpointing", "bf16", "compile", "teacher_bf16", "teacher_float64", "offloaded", "tied"],
 )
-def test_training_with_common_options_breaks(how, tmp_path):
+def test_training_with_common_options_brings_the_student_nearer_to_a_frozen_teacher(how, tmp_path):
     student, teacher, options = tiny_model("llama"), tiny_model("llama", seed=1), {}
     if how.startswith("lora"):
         targets = ["q_proj", "v_proj"] + (["lm_head"] if how == "lora_head" else [])
@@ -259,7 +259,7 @@ def test_training_with_common_options_breaks(how, tmp_path):
     assert not any(parameter.grad is not None for parameter in trainer.plan.teachers["teacher"].model.parameters())
 
 
-def test_padded_heads_of_one_vocabulary_are_refused(tmp_path):
+def test_a_padded_head_of_the_same_vocabulary_gives_the_same_losses(tmp_path):
     tokenizer = tiny_tokenizer()
     teacher = tiny_model("llama", seed=1)
     padded = copy.deepcopy(teacher)
@@ -274,7 +274,7 @@ def test_padded_heads_of_one_vocabulary_are_refused(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_two_teachers_are_mixed_up(tmp_path):
+def test_two_teachers_are_kept_apart(tmp_path):
     """Each loss listens to its own teacher; the row losses of both share one pass over the student's logits."""
     models = {"big": tiny_model("llama", seed=1), "other": tiny_model("llama", seed=2, hidden_size=16)}
     data = causal_lm_dataset(4)
@@ -296,7 +296,7 @@ def test_two_teachers_are_mixed_up(tmp_path):
     assert metrics["eval_loss"] == pytest.approx(sum(expected.values()) / 2, rel=1e-5)
 
 
-def test_extra_columns_never_reach_the_loss_that_asked_for_them(tmp_path):
+def test_extra_columns_reach_the_loss_that_asked_for_them(tmp_path):
     class Weighed(BatchLoss):
         items = "examples"
         needs_teacher = False

@@ -18,7 +18,7 @@ def read(family, inputs, *, shifted=False, **options):
     return BatchReader(tiny_model(family), shifted=shifted).read(inputs, **options)
 
 
-def test_causal_labels_are_not_moved_to_where_they_are_predicted():
+def test_causal_labels_are_moved_to_where_they_are_predicted():
     labels = torch.tensor([[-100, -100, 6, 7], [1, 8, -100, -100]])
     batch = read("llama", {"input_ids": TOKENS, "attention_mask": MASK, "labels": labels}, shifted=True)
     assert batch.row_labels.tolist() == [[-100, 6, 7, -100], [8, -100, -100, -100]]
@@ -27,19 +27,19 @@ def test_causal_labels_are_not_moved_to_where_they_are_predicted():
     assert "labels" not in batch.inputs
 
 
-def test_last_token_and_padding_count_without_labels():
+def test_last_token_and_padding_do_not_count_without_labels():
     batch = read("llama", {"input_ids": TOKENS, "attention_mask": MASK}, shifted=True)
     assert batch.row_mask.tolist() == [[True, True, True, False], [True, False, False, False]]
     assert batch.row_labels is None
 
 
-def test_left_padding_predicts_the_first_token_from_padding():
+def test_the_first_token_after_left_padding_is_not_predicted():
     mask = torch.tensor([[0, 0, 1, 1]])
     batch = read("llama", {"input_ids": TOKENS[:1], "attention_mask": mask}, shifted=True)
     assert batch.row_mask.tolist() == [[False, False, True, False]]
 
 
-def test_shift_labels_of_a_packing_collator_are_shifted_twice():
+def test_shift_labels_of_a_packing_collator_are_not_shifted_again():
     shifted = torch.tensor([[5, 6, -100, 8]])
     inputs = {"input_ids": TOKENS[:1], "labels": TOKENS[:1], "shift_labels": shifted}
     batch = read("llama", inputs, shifted=True)
@@ -48,26 +48,26 @@ def test_shift_labels_of_a_packing_collator_are_shifted_twice():
 
 
 @pytest.mark.parametrize("family", ["bert_mlm", "bert_tokens"])
-def test_labels_of_encoders_are_shifted(family):
+def test_labels_of_encoders_are_not_shifted(family):
     labels = torch.tensor([[-100, 2, -100, 1], [0, -100, -100, -100]])
     batch = read(family, {"input_ids": TOKENS, "attention_mask": MASK, "labels": labels})
     assert torch.equal(batch.row_labels, labels)
     assert torch.equal(batch.row_mask, labels != -100)
 
 
-def test_one_label_for_each_token_is_expected_of_a_classifier():
+def test_a_classifier_has_one_label_for_each_example():
     batch = read("bert_classifier", {"input_ids": TOKENS, "attention_mask": MASK, "labels": torch.tensor([2, -100])})
     assert batch.row_mask.tolist() == [True, False]
     assert batch.token_mask.shape == (2, 4)
 
 
-def test_images_have_no_rows():
+def test_each_image_is_one_row():
     batch = read("vit", {"pixel_values": torch.zeros(3, 3, 16, 16), "labels": torch.tensor([0, 1, 2])})
     assert batch.row_mask.tolist() == [True] * 3
     assert int(batch.count("examples")) == 3
 
 
-def test_decoder_inputs_of_a_sequence_to_sequence_batch_are_missing():
+def test_decoder_inputs_of_a_sequence_to_sequence_batch_are_made_from_its_labels():
     labels = torch.tensor([[5, 6, 2], [7, 2, -100]])
     batch = read("t5", {"input_ids": TOKENS, "attention_mask": MASK, "labels": labels})
     expected = tiny_model("t5").prepare_decoder_input_ids_from_labels(labels)
@@ -75,7 +75,7 @@ def test_decoder_inputs_of_a_sequence_to_sequence_batch_are_missing():
     assert torch.equal(batch.token_mask, labels != -100)
 
 
-def test_examples_that_only_fill_up_the_last_batch_count():
+def test_examples_that_only_fill_up_the_last_batch_do_not_count():
     inputs = {"input_ids": TOKENS, "attention_mask": MASK, "labels": TOKENS}
     batch = read("llama", inputs, shifted=True, num_real=1)
     assert [int(batch.count(items)) for items in ("rows", "tokens", "examples")] == [3, 4, 1]
@@ -83,7 +83,7 @@ def test_examples_that_only_fill_up_the_last_batch_count():
     assert MASK[1].any()  # the caller's own mask stays
 
 
-def test_collator_stumbles_over_extra_columns():
+def test_extra_columns_are_kept_beside_what_the_collator_makes():
     collator = KeepExtraColumns(DataCollatorWithPadding(tiny_tokenizer()), ("domain", "weight"))
     features = [
         {"input_ids": [1, 5], "domain": "code", "weight": 0.5},
@@ -96,7 +96,7 @@ def test_collator_stumbles_over_extra_columns():
     assert features[0].keys() == {"input_ids", "domain", "weight"}
 
 
-def test_teacher_gets_inputs_that_its_family_does_not_know():
+def test_a_model_gets_only_inputs_that_its_family_knows():
     inputs = {"input_ids": TOKENS, "token_type_ids": MASK}
     assert set(accepted_inputs(tiny_model("llama"), inputs)) == {"input_ids", "use_cache"}
     assert set(accepted_inputs(tiny_model("bert_mlm"), inputs)) >= {"input_ids", "token_type_ids"}

@@ -67,7 +67,7 @@ def trainer(folder, *losses, **options):
     return trainer_for(folder, losses=list(losses), **options)
 
 
-def test_the_teacher_is_shown_the_student_s_batch(tmp_path):
+def test_the_teacher_is_shown_its_view_instead_of_the_students_batch(tmp_path):
     loss, teacher = Reads(), other()
     run = trainer(tmp_path, "task", loss, teacher=teacher)
     run.train()
@@ -82,7 +82,7 @@ def test_the_teacher_is_shown_the_student_s_batch(tmp_path):
         torch.testing.assert_close(states, teacher["model"].model(backwards).last_hidden_state)
 
 
-def test_a_teacher_is_asked_twice_for_the_same_view_or_once_for_two(tmp_path):
+def test_a_teacher_is_asked_once_for_each_view(tmp_path):
     teacher = other("w")  # the student's tokenizer: with and without a view
     losses = [{"function": Reads(), "label": "a"}, {"function": Reads(), "label": "b"}, "forward_kl"]
     run = trainer(tmp_path, *losses, teacher=teacher)
@@ -112,7 +112,7 @@ class Scores(BatchGenerator):
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_teacher_reads_ids_of_another_tokenizer(tmp_path, case):
+def test_what_would_give_a_teacher_ids_of_another_tokenizer_is_refused(tmp_path, case):
     options = {"losses": [Reads()], **REFUSED[case]}
     if options.get("generator"):
         options["generator"] = Scores()
@@ -121,7 +121,7 @@ def test_a_teacher_reads_ids_of_another_tokenizer(tmp_path, case):
     assert "student LlamaForCausalLM" in str(raised.value)
 
 
-def test_two_views_of_one_teacher_overwrite_each_other(tmp_path):
+def test_two_views_of_one_teacher_are_refused_and_those_of_two_teachers_are_not(tmp_path):
     losses = [{"function": Reads(step=-1), "label": "a"}, {"function": Reads(step=-2), "label": "b"}]
     with pytest.raises(ValueError, match="'a', 'b' show a teacher different views"):
         trainer(tmp_path, *losses)
@@ -141,7 +141,7 @@ class Shortens(BatchGenerator):
         }
 
 
-def test_the_teacher_is_shown_the_text_that_a_generator_has_replaced(tmp_path):
+def test_the_teacher_is_shown_the_text_that_a_generator_has_written(tmp_path):
     loss = Reads()
     trainer(tmp_path, loss, generator=Shortens(), collator=TEXT).train()
     ((batch, _),) = loss.seen

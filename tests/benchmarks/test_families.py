@@ -66,7 +66,7 @@ def test_the_committed_matrix_has_every_cell_and_none_that_fails_unexplained(fam
     assert families.RESULTS.with_suffix(".md").read_text() == families.table(committed)
 
 
-def test_a_refusal_a_broken_builder_and_a_loss_that_rises_are_told_apart(families, monkeypatch, tmp_path):
+def test_a_refusal_a_broken_builder_and_a_loss_that_does_not_fall_are_told_apart(families, monkeypatch, tmp_path):
     build = families.build_student
 
     def run(builder, **options):

@@ -19,7 +19,7 @@ def benchmark(monkeypatch):
     return importlib.import_module("loss_engine")
 
 
-def test_a_registered_row_loss_has_no_row(benchmark):
+def test_every_registered_row_loss_has_a_row(benchmark):
     losses = Plugins(["lm", "classification"]).losses
     expected = {
         component.name
@@ -30,19 +30,19 @@ def test_a_registered_row_loss_has_no_row(benchmark):
     assert set(benchmark.row_loss_names()) == expected
 
 
-def test_what_is_timed_is_not_the_loss(benchmark):
+def test_what_is_timed_computes_the_loss(benchmark):
     for loss in benchmark.row_loss_names():
         for method in ("plain", "engine"):  # compared with plain PyTorch on a small problem
             assert benchmark.reason_to_skip(method, loss, 40, 100, ARGUMENTS) is None, loss
 
 
-def test_a_slow_loss_is_not_marked(benchmark):
+def test_a_slow_loss_is_marked(benchmark):
     line = {"vocab": 100, "loss": "x", "method": "engine", "skipped": None, "seconds": 1.0, "peak_mb": 1.0}
     assert "above" in benchmark.render_line({**line, "over_bare": benchmark.LIMIT + 0.01})
     assert "above" not in benchmark.render_line({**line, "over_bare": benchmark.LIMIT - 0.01})
 
 
-def test_an_unknown_loss_is_measured(benchmark, monkeypatch, capsys):
+def test_an_unknown_loss_is_refused(benchmark, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["loss_engine.py", "--losses", "forward_lk"])
     with pytest.raises(SystemExit):
         benchmark.parse_arguments()

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "pgkd.py"
 
 
 @pytest.mark.slow
-def test_the_benchmark_compares_arms_that_began_with_other_students(shared_data, tmp_path):
+def test_the_benchmark_compares_arms_that_began_with_the_same_student(shared_data, tmp_path):
     command = [sys.executable, str(SCRIPT), "--data", "banking77", "--seeds", "1", "--rounds", "0", "--fresh"]
     environment = {**os.environ, "HF_DISTILL_SHARED_DATA": str(shared_data), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -25,24 +25,24 @@ def known(students):
     return students.load(students.experiment_names(students.PACKAGE), students.PACKAGE)
 
 
-def test_an_experiment_cannot_be_imported(known):
+def test_every_experiment_can_be_imported(known):
     assert not {name: error for name, error in known.items() if isinstance(error, Exception)}
     assert "grow" in known
 
 
-def test_a_committed_result_is_broken_or_of_other_arms(students, known):
+def test_every_committed_result_is_whole_and_of_the_current_arms(students, known):
     results = students.read(students.RESULTS)["experiments"]
     for name, experiment in known.items():
         problem = students.broken(experiment, results.get(name))
         assert problem is None, f"{name}: {problem}; run `python benchmarks/students.py --only {name}`"
 
 
-def test_the_table_is_not_that_of_the_results(students, known):
+def test_the_table_is_that_of_the_results(students, known):
     table = students.table(students.read(students.RESULTS), known, script=students.SCRIPT)
     assert students.RESULTS.with_suffix(".md").read_text(encoding="utf-8") == table
 
 
-def test_a_broken_builder_passes_the_check(students, known, monkeypatch, tmp_path):
+def test_a_broken_builder_fails_the_check(students, known, monkeypatch, tmp_path):
     broken = dataclasses.replace(known["grow"], arms={name: lambda seed: {} for name in known["grow"].arms}, data=())
     monkeypatch.setattr(students, "load", lambda names, package: {"grow": broken})
     assert students.main(["--json", str(tmp_path / "students.json"), "--check"]) == 1
@@ -50,7 +50,7 @@ def test_a_broken_builder_passes_the_check(students, known, monkeypatch, tmp_pat
     assert "KeyError" in report["experiments"]["grow"]["error"]
 
 
-def test_a_builder_has_no_experiment(known):
+def test_every_builder_but_the_miniature_has_an_experiment(known):
     builders = {component.name for component in Plugins(["weightmaps"]).students}
     builders -= {component.name for component in Plugins().students}
     described = {one.removeprefix("student ") for experiment in known.values() for one in experiment.components}

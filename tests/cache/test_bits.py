@@ -13,7 +13,7 @@ groups = st.lists(st.lists(fields, max_size=9), min_size=1, max_size=4)
 
 
 @given(groups)
-def test_a_field_that_crosses_a_byte_or_a_word_changes_its_neighbours(groups):
+def test_fields_of_any_width_are_packed_one_after_another_and_come_back_unchanged(groups):
     widths, values = (np.array([field[part] for group in groups for field in group], np.int64) for part in (0, 1))
     bounds = np.cumsum([0, *map(len, groups)])
     offsets, byte_bounds = layout(widths, bounds)
@@ -30,12 +30,12 @@ def test_a_field_that_crosses_a_byte_or_a_word_changes_its_neighbours(groups):
 
 
 @given(st.sets(st.integers(0, 79)))
-def test_ones_are_found_at_other_places_than_they_were_set(positions):
+def test_ones_are_found_at_the_places_where_they_were_set(positions):
     data = set_bits(np.array(sorted(positions), dtype=np.int64), 10)
     assert int.from_bytes(data.tobytes(), "little") == sum(1 << position for position in positions)
     assert find_bits(data).tolist() == sorted(positions)
 
 
 @given(st.integers(0, 2**52))
-def test_a_number_gets_too_few_bits(number):
+def test_a_number_gets_exactly_the_bits_that_it_needs(number):
     assert bit_length(np.array([number])).tolist() == [number.bit_length()]

@@ -72,7 +72,7 @@ def stored(folder):
     return {key: store.read([key]).rows.log_probs.tobytes() for key in store.keys()}
 
 
-def test_training_needs_the_teacher_after_a_capture(config, tmp_path, capsys):
+def test_training_does_not_need_the_teacher_after_a_capture(config, tmp_path, capsys):
     assert main(["capture", config()]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "asked about" in out
@@ -88,7 +88,7 @@ def test_training_needs_the_teacher_after_a_capture(config, tmp_path, capsys):
     assert "expected a cache to fill and its source" in " ".join(capsys.readouterr().err.split())
 
 
-def test_dry_run_keeps_something_or_says_nothing(config, tmp_path, capsys):
+def test_dry_run_keeps_nothing_and_says_how_much_a_capture_would_take(config, tmp_path, capsys):
     assert main(["capture", config(), "--dry-run"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "examples of" in out
@@ -101,7 +101,7 @@ def test_dry_run_keeps_something_or_says_nothing(config, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_interrupted_capture_loses_or_repeats_what_was_finished(how, config, tmp_path):
+def test_interrupted_capture_keeps_what_was_finished_and_does_not_repeat_it(how, config, tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(SLOW)
     command = [sys.executable, str(script), "capture", config()]
@@ -130,7 +130,7 @@ def test_interrupted_capture_loses_or_repeats_what_was_finished(how, config, tmp
         assert path not in journalled or path.stat().st_mtime_ns == changed, "a finished shard was written again"
 
 
-def test_cache_command_says_nothing_of_size_damage_or_distance(config, tmp_path, capsys):
+def test_cache_command_tells_size_damage_and_distance(config, tmp_path, capsys):
     path = config()
     main(["capture", path])
     values = yaml.safe_load(Path(path).read_text())

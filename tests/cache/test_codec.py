@@ -51,7 +51,7 @@ def trimmed(rows, vocab_size):
 
 @settings(max_examples=300, deadline=None)
 @given(examples(), st.integers(0, 99))
-def test_a_number_comes_back_further_off_than_the_bound_or_an_id_is_another(examples, seed):
+def test_numbers_come_back_within_the_bound_and_ids_exactly(examples, seed):
     rows, lengths, vocab_size = examples
     order = np.random.default_rng(seed).permutation(vocab_size)
     for ranks, back in ((None, None), (np.argsort(order), order)):
@@ -69,7 +69,7 @@ def test_a_number_comes_back_further_off_than_the_bound_or_an_id_is_another(exam
 
 @pytest.mark.parametrize("vocab_size", [2, 300, 151_936])
 @pytest.mark.parametrize("logit", [0.0, 60.0, 2e5], ids=["flat", "peaked", "beyond float64"])
-def test_keeping_the_whole_vocabulary_or_extreme_distributions_break_the_code(vocab_size, logit, assert_same):
+def test_whole_vocabularies_and_extreme_distributions_come_back_within_the_bound(vocab_size, logit, assert_same):
     logits = np.zeros((3, vocab_size))
     logits[:, vocab_size // 2] = logit
     values = logits - (logits.max(axis=1) + np.log(np.exp(logits - logits.max()).sum(axis=1)))[:, None]
@@ -81,7 +81,7 @@ def test_keeping_the_whole_vocabulary_or_extreme_distributions_break_the_code(vo
     assert_same(found, TokenRows(ids, expected, rows.tail, target, rows.entropy))
 
 
-def test_masks_below_the_floor_turn_into_something_that_is_not_zero_probability():
+def test_masks_below_the_floor_come_back_as_zero_probability():
     masked = [-1e9, np.finfo(np.float32).min, -np.inf, np.nextafter(np.float32(FLOOR), np.float32(-np.inf)), FLOOR]
     rows = TokenRows([range(5)], [masked], [-1e9], [-1e9], [0])
     found, _ = decode(encode(rows, [1], 5), 5)
@@ -89,7 +89,7 @@ def test_masks_below_the_floor_turn_into_something_that_is_not_zero_probability(
     assert found.tail == found.target == -np.inf
 
 
-def test_sampled_tails_do_not_fit_the_layout(assert_same):
+def test_sampled_ids_with_their_frequencies_come_back_within_the_bound(assert_same):
     generator = np.random.default_rng(0)
     draws = [np.unique(generator.zipf(1.5, 50).clip(max=999), return_counts=True) for _ in range(40)]
     k = max(len(ids) for ids, _ in draws)
@@ -101,7 +101,7 @@ def test_sampled_tails_do_not_fit_the_layout(assert_same):
     assert_same(found, rows)
 
 
-def test_examples_decoded_together_differ_from_examples_decoded_alone(make_rows, assert_same):
+def test_examples_decoded_together_come_back_in_their_order_within_the_bound(make_rows, assert_same):
     many = [make_rows(n, k, seed=n, vocab_size=60, scale=n) for n, k in ((1, 3), (200, 60), (0, 2), (900, 40), (7, 1))]
     blobs = [encode(rows, [len(rows)], 60)[0] for rows in many]
     together, lengths = decode(blobs, 60)
@@ -175,7 +175,7 @@ class Reader:
 
 
 @pytest.mark.parametrize(("n", "k", "vocab_size"), [(3, 4, 50), (20, 7, 4096), (5, 50, 50)])
-def test_the_bytes_are_not_those_that_the_layout_says(n, k, vocab_size, make_rows):
+def test_the_bytes_are_those_that_the_layout_says(n, k, vocab_size, make_rows):
     rows = make_rows(n, k, vocab_size)
     rows.log_probs[0, 1] = -np.inf
     (blob,) = encode(rows, [n], vocab_size)
@@ -205,13 +205,13 @@ def test_the_bytes_are_not_those_that_the_layout_says(n, k, vocab_size, make_row
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_wrong_numbers_are_stored(changes, message):
+def test_wrong_numbers_are_refused(changes, message):
     right = {"ids": [[0, 3]], "log_probs": [[-1, -2]], "tail": [-3], "target": [-1], "entropy": [0.5]}
     with pytest.raises(ValueError, match=message):
         encode(TokenRows(**right | changes), [1], 4)
 
 
-def test_arrays_that_do_not_belong_together_are_stored(make_rows):
+def test_arrays_that_do_not_belong_together_are_refused(make_rows):
     with pytest.raises(ValueError, match=r"shapes .*expected \[n, k\]"):
         TokenRows([[0, 1]], [[-1.0]], [-1], [-1], [0])
     with pytest.raises(ValueError, match="add up to 3 positions, but 4 are given"):

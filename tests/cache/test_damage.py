@@ -26,7 +26,7 @@ def keys(make_key):
     return [make_key(i) for i in range(4)]
 
 
-def test_a_flipped_bit_anywhere_in_a_shard_is_not_noticed(store_path, tmp_path, keys):
+def test_a_flipped_bit_in_a_shard_is_noticed_and_the_shard_is_named(store_path, tmp_path, keys):
     size = (store_path / SHARD).stat().st_size
     index = CacheStore(store_path).shards[0]["index_bytes"]
     # Some places in the index; all in the rows.
@@ -45,7 +45,7 @@ def test_a_flipped_bit_anywhere_in_a_shard_is_not_noticed(store_path, tmp_path, 
         shutil.rmtree(damaged)
 
 
-def test_a_truncated_or_missing_shard_is_opened(store_path):
+def test_a_truncated_or_missing_shard_is_refused_by_name(store_path):
     file = store_path / SHARD
     whole = file.read_bytes()
     for size in (len(whole) - 1, 10, 0):
@@ -60,20 +60,20 @@ def test_a_truncated_or_missing_shard_is_opened(store_path):
 
 
 @pytest.mark.parametrize("line", [b"\n", b"{}\n", b'{"shard": \n', b"[1]\n"])
-def test_a_damaged_journal_loses_shards_silently(line, store_path):
+def test_a_damaged_journal_is_an_error_that_names_its_line(line, store_path):
     journal = store_path / "journal-00000.jsonl"
     journal.write_bytes(line + journal.read_bytes())
     with pytest.raises(DamagedStore, match=r"Line 1 of the journal .*journal-00000\.jsonl"):
         CacheStore(store_path)
 
 
-def test_a_damaged_manifest_is_read(store_path):
+def test_a_damaged_manifest_is_refused(store_path):
     (store_path / "manifest.json").write_text("{")
     with pytest.raises(DamagedStore, match=r"manifest.json cannot be read"):
         CacheStore(store_path)
 
 
-def test_ids_are_decoded_by_a_damaged_order(tmp_path, make_rows, make_key):
+def test_a_damaged_or_missing_order_of_the_vocabulary_is_refused(tmp_path, make_rows, make_key):
     with CacheWriter(tmp_path, Manifest({}, vocab_size=50), order=list(range(50))[::-1]) as writer:
         writer.add([make_key(0)], make_rows(4), [4])
     flip(tmp_path / "order.safetensors", -1)
@@ -84,7 +84,7 @@ def test_ids_are_decoded_by_a_damaged_order(tmp_path, make_rows, make_key):
         list(verify(tmp_path))
 
 
-def test_a_damaged_shard_cannot_be_replaced(store_path, manifest, make_rows, keys):
+def test_a_damaged_shard_can_be_discarded_and_its_examples_written_again(store_path, manifest, make_rows, keys):
     flip(store_path / SHARD, -1)
     with CacheWriter(store_path, manifest):
         with pytest.raises(StoreInUse):

@@ -68,7 +68,7 @@ def capture_until(path, manifest, rows, keys, number, after):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_kill_between_two_calls_leaves_a_store_that_cannot_go_on(after, tmp_path, manifest, make_rows, make_key):
+def test_a_kill_between_any_two_file_calls_leaves_a_store_that_goes_on(after, tmp_path, manifest, make_rows, make_key):
     rows, keys = make_rows(8), [make_key(i) for i in range(4)]
     stored = []
     for number in range(1, 100):
@@ -98,7 +98,7 @@ def start(path, rank, session):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_kill_loses_a_finished_shard_or_leaves_an_example_twice(seed, tmp_path, make_key):
+def test_a_kill_keeps_every_finished_shard_and_leaves_no_example_twice(seed, tmp_path, make_key):
     chance = random.Random(seed)
     finished: set[bytes] = set()
     for attempt in range(5):
@@ -131,7 +131,7 @@ def test_a_kill_loses_a_finished_shard_or_leaves_an_example_twice(seed, tmp_path
 
 
 @pytest.mark.parametrize("rest", [0, 1, 40, -1], ids=["nothing", "a byte", "40 bytes", "all but the end"])
-def test_an_unfinished_line_of_the_journal_is_a_shard_or_spoils_the_next_line(
+def test_an_unfinished_line_of_the_journal_counts_for_no_shard_and_spoils_no_later_line(
     rest, store_path, manifest, make_rows, make_key
 ):
     journal = store_path / "journal-00000.jsonl"
@@ -145,7 +145,7 @@ def test_an_unfinished_line_of_the_journal_is_a_shard_or_spoils_the_next_line(
     assert len(journal.read_bytes().splitlines()) == 2
 
 
-def test_what_a_killed_capture_left_is_not_removed_or_more_than_that(store_path, manifest):
+def test_a_new_writer_removes_what_a_killed_capture_left_and_nothing_else(store_path, manifest):
     left = ["shard-00000-00002.safetensors", "shard-00004-00000.safetensors.part", "manifest.json.part"]
     for name in left:
         (store_path / name).write_bytes(b"unfinished")
@@ -157,7 +157,7 @@ def test_what_a_killed_capture_left_is_not_removed_or_more_than_that(store_path,
     assert before - {file.name for file in store_path.iterdir()} == set(left)
 
 
-def test_a_process_that_joins_removes_what_another_one_is_writing(tmp_path, manifest):
+def test_a_process_that_joins_leaves_alone_what_another_is_writing(tmp_path, manifest):
     with CacheWriter(tmp_path, manifest, session="s"):
         busy = tmp_path / "shard-00000-00000.safetensors.part"
         busy.write_bytes(b"half")

@@ -18,7 +18,7 @@ from hf_distill.cache.store import CacheStore
 from hf_distill.cache.writer import CacheWriter
 
 
-def test_an_example_is_found_under_another_key(store_path, make_rows, make_key, assert_same):
+def test_examples_are_found_under_their_keys_in_the_order_asked_for(store_path, make_rows, make_key, assert_same):
     store = CacheStore(store_path)
     assert sorted(store.keys()) == sorted(make_key(i) for i in range(4))
     assert (len(store), store.num_tokens) == (4, 15)
@@ -34,7 +34,7 @@ def test_an_example_is_found_under_another_key(store_path, make_rows, make_key, 
     assert_same(found.rows[16:], rows[:4])
 
 
-def test_a_missing_example_is_not_named(store_path, make_key):
+def test_a_missing_example_is_named(store_path, make_key):
     with pytest.raises(MissingExample, match=rf"{make_key(9).hex()} \(number 1\)") as caught:
         CacheStore(store_path).read([make_key(0), make_key(9)])
     assert (caught.value.index, caught.value.key) == (1, make_key(9))
@@ -43,7 +43,7 @@ def test_a_missing_example_is_not_named(store_path, make_key):
 
 
 @pytest.mark.parametrize("key", [bytes(16), bytes(15) + b"a", b"a" + bytes(15), b"\xff" * 16], ids=bytes.hex)
-def test_zeros_in_keys_make_them_equal(key, tmp_path, manifest, make_rows, make_key):
+def test_keys_with_zeros_in_them_are_told_apart(key, tmp_path, manifest, make_rows, make_key):
     with CacheWriter(tmp_path, manifest) as writer:
         writer.add([key, make_key(0)], make_rows(2), [1, 1])
     store = CacheStore(tmp_path)
@@ -53,7 +53,7 @@ def test_zeros_in_keys_make_them_equal(key, tmp_path, manifest, make_rows, make_
         assert (other in store) == (other == key)
 
 
-def test_reading_one_example_reads_the_rest_of_its_shard(store_path, make_key, monkeypatch):
+def test_reading_one_example_leaves_the_rest_of_its_shard_unread(store_path, make_key, monkeypatch):
     store = CacheStore(store_path)
     read = []
     monkeypatch.setattr(shards_module, "checksum", lambda rows, arrays: read.append(len(rows)) or 0)
@@ -69,7 +69,7 @@ def found_by(store, key, results):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_store_does_not_work_in_a_worker(method, store_path, make_key):
+def test_a_store_works_in_a_worker_process(method, store_path, make_key):
     store = CacheStore(store_path)
     expected = store.read([make_key(0)]).rows.ids
     context = multiprocessing.get_context(method)
@@ -81,7 +81,7 @@ def test_a_store_does_not_work_in_a_worker(method, store_path, make_key):
     assert len(pickle.dumps(store)) < 1000
 
 
-def test_shards_written_after_opening_are_not_seen_after_refresh(store_path, manifest, make_rows, make_key):
+def test_shards_written_after_opening_are_seen_only_after_refresh(store_path, manifest, make_rows, make_key):
     store = CacheStore(store_path)
     with CacheWriter(store_path, manifest) as writer:
         writer.add([make_key(7)], make_rows(1), [1])
@@ -91,7 +91,7 @@ def test_shards_written_after_opening_are_not_seen_after_refresh(store_path, man
     assert len(store.read([make_key(0), make_key(7)]).rows) == 5
 
 
-def test_another_teacher_passes_as_this_one(store_path):
+def test_a_store_with_other_fingerprints_is_refused(store_path):
     CacheStore(store_path, fingerprints={"teacher": "t1"})
     with pytest.raises(ValueError, match="made with another tokenizer: its fingerprint there is k1, here it is k2"):
         CacheStore(store_path, fingerprints={"teacher": "t1", "tokenizer": "k2"})
@@ -100,14 +100,14 @@ def test_another_teacher_passes_as_this_one(store_path):
 
 
 @pytest.mark.parametrize(("field", "value"), [("version", 2), ("format", "other"), ("bound", 0.5)])
-def test_an_unknown_format_is_read_as_if_it_were_known(field, value, store_path):
+def test_an_unknown_format_is_refused(field, value, store_path):
     file = store_path / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
     with pytest.raises(ValueError, match=rf"{value!r}.*this version of hf-distill reads .*version 1, bound 0.03125"):
         CacheStore(store_path)
 
 
-def test_a_folder_that_is_no_store_is_opened(tmp_path):
+def test_a_folder_that_is_no_store_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a teacher cache"):
         CacheStore(tmp_path)
 
@@ -121,12 +121,12 @@ def test_a_folder_that_is_no_store_is_opened(tmp_path):
         ({"arrays": {"states": "int8"}}, "'states' is to be stored as 'int8'; expected one of float16, bfloat16"),
     ],
 )
-def test_a_manifest_says_what_no_store_can_hold(options, message):
+def test_a_manifest_of_what_no_store_can_hold_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Manifest({}, **options)
 
 
-def test_an_order_of_the_vocabulary_changes_ids_or_does_not_save_bytes(tmp_path, make_rows, make_key, assert_same):
+def test_an_order_of_the_vocabulary_keeps_ids_as_they_are_and_saves_bytes(tmp_path, make_rows, make_key, assert_same):
     rows = make_rows(400, k=8, vocab_size=4096)
     frequent = np.random.default_rng(1).permutation(4096)  # as ids come: without a pattern
     rows.ids = frequent[np.sort(np.random.default_rng(2).zipf(1.3, rows.ids.shape) % 512, axis=1) * 8 + np.arange(8)]
@@ -146,7 +146,7 @@ def test_an_order_of_the_vocabulary_changes_ids_or_does_not_save_bytes(tmp_path,
         CacheWriter(tmp_path / "wrong", Manifest({}, vocab_size=10), order=np.arange(9))
 
 
-def test_a_token_takes_more_than_96_bytes(tmp_path, make_key):
+def test_a_token_takes_at_most_96_bytes(tmp_path, make_key):
     """V = 151,936, k = 32 and 128 tokens a sequence, ids without any pattern, everything on the disk counted."""
     generator = np.random.default_rng(0)
     logits = -1.5 * np.log(np.arange(1, 151_937)) + generator.normal(size=(64, 151_936))

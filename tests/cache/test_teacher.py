@@ -52,7 +52,7 @@ def gradient(teacher, folder, *, data=None, model=None, collator=TEXT, losses=("
     return loss.item(), torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
 
 
-def test_cached_teacher_gives_another_loss_than_the_stated_error_allows(tmp_path):
+def test_a_cached_teacher_gives_the_loss_and_gradient_within_the_stated_error(tmp_path):
     expected, expected_gradient = gradient(live(), tmp_path)
     whole = cache(tmp_path / "whole", live(), k=VOCAB)
     loss, found = gradient(whole, tmp_path)
@@ -61,7 +61,7 @@ def test_cached_teacher_gives_another_loss_than_the_stated_error_allows(tmp_path
     assert (found - expected_gradient).norm() <= np.expm1(2 * BOUND) * expected_gradient.norm()
 
 
-def test_resumed_or_second_reading_differs_from_the_first(tmp_path):
+def test_a_later_reading_gives_the_same_loss_and_gradient_as_the_first(tmp_path):
     """What is asked for the first time goes through the same bytes as what is read later."""
     filling = cache(tmp_path / "c", live(), k=8)
     first = gradient(filling, tmp_path)
@@ -73,7 +73,7 @@ def test_resumed_or_second_reading_differs_from_the_first(tmp_path):
     assert torch.equal(first[1], second[1])
 
 
-def test_answers_of_an_evaluation_outside_of_a_training_are_lost(tmp_path):
+def test_answers_of_an_evaluation_outside_of_a_training_are_stored(tmp_path):
     trainer = DistillationTrainer(
         tiny_model("llama", hidden_size=16),
         TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True),
@@ -88,7 +88,7 @@ def test_answers_of_an_evaluation_outside_of_a_training_are_lost(tmp_path):
     assert trainer.evaluate()["eval_loss"] == first
 
 
-def test_source_is_asked_twice_or_loaded_where_nothing_is_missing(tmp_path):
+def test_a_source_is_asked_once_and_not_loaded_where_nothing_is_missing(tmp_path):
     source = live()
     calls = []
     original = source.signal
@@ -104,7 +104,7 @@ def test_source_is_asked_twice_or_loaded_where_nothing_is_missing(tmp_path):
     later.signal(batch)
 
 
-def test_padding_order_or_packing_changes_what_is_found(tmp_path):
+def test_examples_are_found_whatever_their_padding_order_or_packing(tmp_path):
     source = live()
     teacher = cache(tmp_path / "c", source, k=8)
     inputs = tiny_inputs(tiny_model("llama"), num_examples=3)
@@ -132,7 +132,7 @@ def test_padding_order_or_packing_changes_what_is_found(tmp_path):
             assert torch.equal(getattr(flat[name], field), getattr(flat["one"], field)), (name, field)
 
 
-def test_kept_numbers_are_not_the_teachers(tmp_path):
+def test_kept_numbers_are_the_teachers_within_the_bound(tmp_path):
     source, inputs = live(), tiny_inputs(tiny_model("llama"))
     log_p = source.model(**inputs).logits.log_softmax(-1)
     mask = inputs["attention_mask"].bool()
@@ -149,7 +149,7 @@ def test_kept_numbers_are_not_the_teachers(tmp_path):
     torch.testing.assert_close(whole.next_log_probs[has_next], expected_next, atol=BOUND, rtol=0)
 
 
-def test_coverage_keeps_more_or_less_than_it_takes(tmp_path):
+def test_coverage_keeps_just_as_many_ids_as_it_takes(tmp_path):
     source, inputs = live(), tiny_inputs(tiny_model("llama"))
     mask = inputs["attention_mask"].bool()
     rows = cache(tmp_path / "c", source, k=16, coverage=0.7).signal(batch_of(inputs)).rows.select(mask)
@@ -159,7 +159,7 @@ def test_coverage_keeps_more_or_less_than_it_takes(tmp_path):
     assert len(needed.unique()) > 1
 
 
-def test_draws_are_biased():
+def test_draws_are_unbiased():
     """The mean over many captures is the teacher's distribution, tail included; no renormalised top-k is."""
     source, inputs = live(), tiny_inputs(tiny_model("llama"), num_examples=1, max_length=4)
     p = source.model(**inputs).logits.softmax(-1)[0]
@@ -179,7 +179,7 @@ def test_draws_are_biased():
     assert not (p.topk(12).values.sum(-1) > 0.999).any()  # there is a tail to be biased about
 
 
-def test_classifier_or_hidden_states_do_not_survive(tmp_path):
+def test_classifiers_and_hidden_states_survive_the_cache(tmp_path):
     rows = [dict(row) for row in classification_dataset(5)]
     collator = DataCollatorWithPadding(tiny_tokenizer())
     student = tiny_model("bert_classifier", num_hidden_layers=1)
@@ -198,7 +198,7 @@ def test_classifier_or_hidden_states_do_not_survive(tmp_path):
     torch.testing.assert_close(found, expected_gradient, rtol=1e-2, atol=1e-3 * expected_gradient.abs().max().item())
 
 
-def test_other_teacher_is_mixed_in_or_refused_without_both_fingerprints(tmp_path):
+def test_another_teacher_tokenizer_or_template_is_refused(tmp_path):
     teacher = cache(tmp_path / "c", live())
     teacher.signal(batch_of(tiny_inputs(tiny_model("llama"))))
     teacher.close()
@@ -219,7 +219,7 @@ def test_other_teacher_is_mixed_in_or_refused_without_both_fingerprints(tmp_path
         cache(tmp_path / "c").check_tokenizer(spoken)
 
 
-def test_fingerprint_does_not_see_a_training_step_or_depends_on_the_folder(tmp_path):
+def test_a_fingerprint_follows_the_weights_and_not_the_folder(tmp_path):
     model = tiny_model("llama")
     before = model_fingerprint(model)
     model.save_pretrained(tmp_path / "elsewhere")
@@ -230,7 +230,7 @@ def test_fingerprint_does_not_see_a_training_step_or_depends_on_the_folder(tmp_p
     assert model_fingerprint(model) != before
 
 
-def test_missing_example_is_not_named(tmp_path):
+def test_a_missing_example_is_named(tmp_path):
     teacher = cache(tmp_path / "c", live())
     teacher.signal(batch_of(tiny_inputs(tiny_model("llama"))))
     teacher.close()
@@ -253,12 +253,12 @@ def test_missing_example_is_not_named(tmp_path):
         ({"draws": 50}, "draws is 50, beside k 32"),
     ],
 )
-def test_option_that_makes_no_sense_is_not_explained(options, message, tmp_path):
+def test_options_that_make_no_sense_are_refused_with_the_reason(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         CacheTeacher(tmp_path / "c", **options)
 
 
-def test_loss_on_what_was_not_captured_is_not_explained(tmp_path):
+def test_a_request_for_what_was_not_captured_is_refused_with_the_reason(tmp_path):
     teacher = cache(tmp_path / "c", live())
     with pytest.raises(ValueError, match=r"holds no hidden\.1, but none"):
         teacher.request(rows=True, taps=["hidden.1"])
@@ -267,7 +267,7 @@ def test_loss_on_what_was_not_captured_is_not_explained(tmp_path):
         hidden_only.request(rows=True, taps=())
 
 
-def test_rows_that_are_kept_otherwise_are_mixed_in(tmp_path):
+def test_rows_that_would_be_kept_by_other_options_are_refused(tmp_path):
     teacher = cache(tmp_path / "c", live(), k=8)
     teacher.signal(batch_of(tiny_inputs(tiny_model("llama"))))
     teacher.close()
@@ -276,7 +276,7 @@ def test_rows_that_are_kept_otherwise_are_mixed_in(tmp_path):
             cache(tmp_path / "c", live(), **options)
 
 
-def test_teacher_that_a_device_map_has_placed_is_kept_with_its_whole_vocabulary(tmp_path):
+def test_a_teacher_that_a_device_map_has_placed_is_kept_like_a_resident_one(tmp_path):
     """Its head is out of reach, so that it gives whole logits; what is kept of them is the same."""
     model = tiny_model("llama", seed=1)
     model.hf_device_map = {"": "cpu"}
@@ -289,7 +289,7 @@ def test_teacher_that_a_device_map_has_placed_is_kept_with_its_whole_vocabulary(
     torch.testing.assert_close(found.log_probs, expected.log_probs, atol=2 * BOUND, rtol=0)
 
 
-def test_kill_while_a_cache_begins_leaves_one_whose_keys_nobody_finds(tmp_path, monkeypatch):
+def test_a_cache_killed_while_it_begins_can_be_begun_again_and_its_keys_are_found(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 

@@ -20,7 +20,7 @@ from hf_distill.cache.store import CacheStore, verify
 from hf_distill.cache.writer import CacheWriter
 
 
-def test_an_example_is_stored_twice(store_path, manifest, make_rows, make_key):
+def test_an_example_is_stored_once(store_path, manifest, make_rows, make_key):
     with CacheWriter(store_path, manifest) as writer:
         keys = [make_key(i) for i in (0, 8, 3, 8, 9)]
         assert writer.contains(keys).tolist() == [True, False, True, False, False]
@@ -35,7 +35,7 @@ def test_an_example_is_stored_twice(store_path, manifest, make_rows, make_key):
     )
 
 
-def test_what_waits_is_read_otherwise_than_what_is_stored(store_path, manifest, make_rows, make_key, assert_same):
+def test_an_example_that_waits_is_read_as_it_is_once_stored(store_path, manifest, make_rows, make_key, assert_same):
     with CacheWriter(store_path, manifest) as writer:
         writer.add([make_key(8)], make_rows(3, seed=8), [3])
         found = writer.read([make_key(8), make_key(3)])
@@ -45,7 +45,7 @@ def test_what_waits_is_read_otherwise_than_what_is_stored(store_path, manifest, 
         assert_same(writer.read([make_key(8), make_key(3)]).rows, found.rows, bound=0)
 
 
-def test_shards_are_not_cut_by_size_or_by_time(tmp_path, manifest, make_rows, make_key):
+def test_shards_are_cut_by_size_and_by_time(tmp_path, manifest, make_rows, make_key):
     with CacheWriter(tmp_path, manifest, shard_bytes=1000, shard_seconds=0.2) as writer:
         for i in range(40):
             writer.add([make_key(i)], make_rows(4), [4])
@@ -59,7 +59,7 @@ def test_shards_are_not_cut_by_size_or_by_time(tmp_path, manifest, make_rows, ma
     assert len(CacheStore(tmp_path)) == 42
 
 
-def test_an_interrupt_loses_what_waits(tmp_path, manifest, make_rows, make_key):
+def test_an_interrupt_stores_what_waits(tmp_path, manifest, make_rows, make_key):
     def interrupted():
         with CacheWriter(tmp_path, manifest) as writer:
             writer.add([make_key(0)], make_rows(4), [4])
@@ -70,7 +70,7 @@ def test_an_interrupt_loses_what_waits(tmp_path, manifest, make_rows, make_key):
     assert make_key(0) in CacheStore(tmp_path)
 
 
-def test_processes_of_one_capture_do_not_share_a_store(tmp_path, manifest, make_rows, make_key):
+def test_processes_of_one_capture_share_a_store(tmp_path, manifest, make_rows, make_key):
     with (
         CacheWriter(tmp_path, manifest, rank=0, session="s") as first,
         CacheWriter(tmp_path, manifest, rank=1, session="s") as second,
@@ -89,7 +89,7 @@ def test_processes_of_one_capture_do_not_share_a_store(tmp_path, manifest, make_
     assert len(store) == 3
 
 
-def test_two_captures_write_into_one_store(tmp_path, manifest, make_rows, make_key):
+def test_only_one_capture_at_a_time_writes_into_a_store(tmp_path, manifest, make_rows, make_key):
     with CacheWriter(tmp_path, manifest, session="one"):
         for session in ("two", None):
             with pytest.raises(StoreInUse, match=r"Another capture is writing into .* \(session one\)"):
@@ -114,7 +114,7 @@ time.sleep(60)
 """
 
 
-def test_the_lock_of_a_killed_writer_stays_with_its_workers(tmp_path, manifest):
+def test_the_lock_of_a_killed_writer_is_free_while_its_workers_live_on(tmp_path, manifest):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     worker = int(holder.stdout.readline())
     try:
@@ -145,14 +145,14 @@ def test_the_lock_of_a_killed_writer_stays_with_its_workers(tmp_path, manifest):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_capture_goes_on_with_the_store_of_another_one(other, message, store_path):
+def test_a_capture_with_another_manifest_than_the_store_is_refused(other, message, store_path):
     right = {"fingerprints": {"teacher": "t1", "tokenizer": "k1"}, "vocab_size": 50, "k": 4}
     with pytest.raises(ValueError, match=message):
         CacheWriter(store_path, Manifest(**right | other))
     CacheWriter(store_path, Manifest(**right)).close()  # and the lock is free
 
 
-def test_what_the_manifest_does_not_say_is_stored(tmp_path, make_rows, make_key):
+def test_rows_and_arrays_that_do_not_fit_the_manifest_are_refused(tmp_path, make_rows, make_key):
     keys, rows = [make_key(0), make_key(1)], make_rows(3)
     with CacheWriter(tmp_path, Manifest({}, vocab_size=50, k=4, arrays={"logits": "float32"})) as writer:
         arrays = {"logits": [np.zeros(3), np.zeros(2)]}
@@ -172,7 +172,7 @@ def test_what_the_manifest_does_not_say_is_stored(tmp_path, make_rows, make_key)
         assert writer.add(keys, rows, [1, 2], arrays) == 2
 
 
-def test_a_store_without_its_manifest_is_begun_anew(store_path, manifest):
+def test_a_store_without_its_manifest_is_refused(store_path, manifest):
     (store_path / "manifest.json").unlink()
     with pytest.raises(ValueError, match="journals of a teacher cache but no manifest"):
         CacheWriter(store_path, manifest)
@@ -199,7 +199,7 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("space", [True, False], ids=["space again", "given up"])
-def test_a_full_disk_damages_the_store_or_says_nothing(tmp_path, space):
+def test_a_full_disk_leaves_finished_shards_intact_and_says_what_was_not_stored(tmp_path, space):
     command = [sys.executable, "-c", FILL, str(tmp_path), *(["again"] if space else [])]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "No space for a shard of 4,000,0" in done.stdout
@@ -210,7 +210,9 @@ def test_a_full_disk_damages_the_store_or_says_nothing(tmp_path, space):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_disk_that_is_full_at_the_journal_leaves_half_a_line(store_path, manifest, make_rows, make_key, monkeypatch):
+def test_a_disk_that_is_full_at_the_journal_leaves_the_journal_unchanged(
+    store_path, manifest, make_rows, make_key, monkeypatch
+):
     writer = CacheWriter(store_path, manifest)
     writer.add([make_key(7)], make_rows(1), [1])
     before = (store_path / "journal-00000.jsonl").read_bytes()
@@ -232,7 +234,7 @@ def test_a_disk_that_is_full_at_the_journal_leaves_half_a_line(store_path, manif
     assert make_key(7) in CacheStore(store_path)
 
 
-def test_rows_of_examples_that_are_there_are_given_to_those_that_are_not(store_path, manifest, make_key):
+def test_new_examples_keep_their_rows_beside_examples_that_are_already_stored(store_path, manifest, make_key):
     """Positions are told apart by their ids here."""
     rows = TokenRows(np.repeat(np.arange(6), 1)[:, None], np.zeros((6, 1)), [-np.inf] * 6, [-1] * 6, [0] * 6)
     with CacheWriter(store_path, manifest) as writer:

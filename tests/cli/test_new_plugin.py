@@ -32,7 +32,7 @@ def environment(packages):
     return {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
 
 
-def test_a_package_is_not_found_or_imports_torch_to_say_what_it_has(packages, environment):
+def test_a_package_is_found_and_says_what_it_has_without_importing_torch(packages, environment):
     names = ",".join(f"new_{kind}" for kind in KINDS)
     code = (
         "import sys; from hf_distill.cli.main import main\n"
@@ -47,7 +47,7 @@ def test_a_package_is_not_found_or_imports_torch_to_say_what_it_has(packages, en
         assert listed[f"new_{kind}"]["components"] == {registry: [f"new_{kind}"]}
 
 
-def test_a_package_does_not_pass_its_own_tests(packages, environment):
+def test_every_package_passes_its_own_tests(packages, environment):
     tests = [str(package / "tests") for package in packages]
     command = [
         sys.executable,
@@ -65,7 +65,7 @@ def test_a_package_does_not_pass_its_own_tests(packages, environment):
     assert "passed" in done.stdout
 
 
-def test_a_package_lacks_a_file_or_has_a_place_that_was_not_filled(packages):
+def test_a_package_has_all_its_files_and_no_place_that_was_not_filled(packages):
     for kind, package in zip(KINDS, packages, strict=True):
         module = f"src/hf_distill_new_{kind}"
         found = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
@@ -78,14 +78,14 @@ def test_a_package_lacks_a_file_or_has_a_place_that_was_not_filled(packages):
         assert len((package / module / f"{kind}.py").read_text().splitlines()) < 100
 
 
-def test_a_package_does_not_keep_to_the_style(packages):
+def test_every_package_keeps_to_the_style(packages):
     rules = ["--select", "E,F,W,UP,B,RUF,PT", "--line-length", "120", "--target-version", "py310"]
     command = [sys.executable, "-m", "ruff", "check", "--isolated", *rules, *map(str, packages)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_templates_are_not_in_the_wheel():
+def test_templates_are_in_the_wheel():
     builders = pytest.importorskip("hatchling.builders.wheel", reason="hatchling builds the wheel")
     shipped = {file.distribution_path for file in builders.WheelBuilder(str(ROOT)).recurse_included_files()}
     templates = {path.relative_to(ROOT).as_posix() for path in TEMPLATES.rglob("*.tmpl")}
@@ -94,19 +94,19 @@ def test_templates_are_not_in_the_wheel():
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "9-lives", "a--b", "-a", "two words", "../up", "class"])
-def test_a_name_that_python_cannot_import_is_taken(name, tmp_path):
+def test_a_name_that_python_cannot_import_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match=r"is no name for a plugin; expected .* as in my-loss"):
         write_plugin(name, "loss", tmp_path)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_name_that_the_core_has_is_taken(tmp_path):
+def test_a_name_that_the_core_has_for_the_same_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"There is a loss 'forward_kl' of hf_distill .* already"):
         write_plugin("forward-kl", "loss", tmp_path)
     assert write_plugin("forward-kl", "metric", tmp_path).is_dir()
 
 
-def test_what_is_there_is_overwritten(tmp_path, capsys):
+def test_what_is_there_is_not_overwritten(tmp_path, capsys):
     words = ["new-plugin", "mine", "--kind", "loss", "--output", str(tmp_path)]
     assert main(words) == 0
     file = tmp_path / "hf-distill-mine" / "README.md"
@@ -116,12 +116,12 @@ def test_what_is_there_is_overwritten(tmp_path, capsys):
     assert file.read_text() == "my own words"
 
 
-def test_a_kind_that_does_not_exist_is_not_refused(capsys):
+def test_a_kind_that_does_not_exist_is_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["new-plugin", "mine", "--kind", "los"])
     assert stop.value.code == 2
     assert "invalid choice: 'los' (choose from" in capsys.readouterr().err
 
 
-def test_the_whole_distribution_name_gives_a_name_twice_as_long(tmp_path):
+def test_the_whole_distribution_name_gets_no_second_prefix(tmp_path):
     assert write_plugin("hf-distill-my_loss", "loss", tmp_path).name == "hf-distill-my-loss"

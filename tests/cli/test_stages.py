@@ -39,7 +39,7 @@ def write(config, tmp_path):
     return str(path)
 
 
-def test_the_file_trains_no_student_or_keeps_no_record(config, tmp_path, capsys):
+def test_the_file_trains_a_student_and_keeps_a_record(config, tmp_path, capsys):
     assert main(["stages", write(config, tmp_path)]) == 0
     assert "second: 2 steps, all steps are taken." in capsys.readouterr().out
     AutoModelForCausalLM.from_pretrained(tmp_path / "out/model")
@@ -48,13 +48,13 @@ def test_the_file_trains_no_student_or_keeps_no_record(config, tmp_path, capsys)
     assert record["stages"][1]["metrics"]["eval_forward_kl_loss"] > 0
 
 
-def test_a_wrong_field_of_a_stage_ends_in_a_traceback(config, tmp_path, capsys):
+def test_a_wrong_field_of_a_stage_is_an_error_that_suggests_the_right_field(config, tmp_path, capsys):
     config["stages"][1]["trainabel"] = ["*"]
     assert main(["stages", write(config, tmp_path)]) == 2
     assert "did you mean 'trainable'" in capsys.readouterr().err
 
 
-def test_a_preset_is_not_made_or_takes_options_that_it_lacks():
+def test_a_preset_makes_stages_and_its_wrong_options_are_refused():
     name = f"{__name__}:preset"
     assert [one["name"] for one in make_stages({"preset": name, "rounds": 2})] == ["stage0", "stage1"]
     with pytest.raises(ValueError, match=r"no option 'round' \(did you mean 'rounds'"):

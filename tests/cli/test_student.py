@@ -34,7 +34,7 @@ def test_a_built_student_loads_with_its_tokenizer_and_says_what_it_was_made_from
     }
 
 
-def test_the_list_has_builders_and_transforms_with_their_options(capsys):
+def test_the_list_has_builders_with_their_options_and_summaries(capsys):
     assert student(["list", "--json"]) == 0
     listed = {(one["kind"], one["name"]): one for one in json.loads(capsys.readouterr().out)}
     assert listed["builder", "layer_drop"]["options"]["strategy"] == "'uniform'"
@@ -100,7 +100,7 @@ def shallow(model):
         (["describe", "{teacher}", "--no-measure", "--length", "999"], "has 64 positions"),
     ],
 )
-def test_what_cannot_be_is_one_line_on_standard_error(arguments, message, teacher, tmp_path, capsys):
+def test_what_cannot_be_built_or_described_is_an_error_that_says_why(arguments, message, teacher, tmp_path, capsys):
     filled = [argument.format(teacher=teacher, output=tmp_path / "output") for argument in arguments]
     assert main(["student", *filled]) == 2
     assert message in " ".join(capsys.readouterr().err.split())

@@ -100,7 +100,7 @@ def nothing(tokenizer):
 """
 
 
-def test_data_that_a_plugin_makes_is_taken_for_text(config, tmp_path, monkeypatch, capsys):
+def test_data_that_a_preset_makes_is_not_taken_for_text(config, tmp_path, monkeypatch, capsys):
     (tmp_path / "own_data.py").write_text(PRESET)
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["train", config(data={"preset": "own_data:short", "rows": 8})]) == 0
@@ -122,7 +122,7 @@ def test_data_that_a_plugin_makes_is_taken_for_text(config, tmp_path, monkeypatc
         ({"preset": "own_data:nothing"}, "made list; expected hf_distill.TrainingData"),
     ],
 )
-def test_a_preset_that_does_not_fit_ends_in_a_traceback(config, tmp_path, monkeypatch, capsys, data, says):
+def test_a_preset_that_does_not_fit_is_an_error_that_says_why(config, tmp_path, monkeypatch, capsys, data, says):
     (tmp_path / "own_data.py").write_text(PRESET)
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["train", config(data=data)]) == 2
@@ -175,7 +175,7 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(config, tmp_path):
     assert losses("parts") == pytest.approx(losses("whole"), rel=1e-6)
 
 
-def test_an_interrupted_run_does_not_say_how_it_goes_on(config, capsys):
+def test_an_interrupted_run_says_how_it_goes_on(config, capsys):
     class Interrupt(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
             if state.global_step == 2:
@@ -187,7 +187,7 @@ def test_an_interrupted_run_does_not_say_how_it_goes_on(config, capsys):
     assert "goes on with --resume" in capsys.readouterr().out
 
 
-def test_there_is_nothing_to_resume_from(config, capsys):
+def test_a_resume_without_a_checkpoint_is_an_error(config, capsys):
     assert main(["train", config(), "--resume"]) == 2
     assert "no complete checkpoint to resume from" in capsys.readouterr().err
 
@@ -209,14 +209,14 @@ def test_there_is_nothing_to_resume_from(config, capsys):
         ({"plugins": ["dkk"]}, [], "there is no plugin 'dkk'"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(config, capsys, changes, overrides, message):
+def test_what_is_wrong_is_said_without_a_traceback(config, capsys, changes, overrides, message):
     assert main(["train", config(**changes), *overrides]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
 
 
-def test_a_file_that_is_absent_or_not_yaml_is_said_in_one_line(tmp_path, capsys):
+def test_a_file_that_is_absent_or_not_a_yaml_mapping_is_an_error_that_says_so(tmp_path, capsys):
     (tmp_path / "broken.yaml").write_text("losses: [")
     (tmp_path / "list.yaml").write_text("- 1")
     for name, message in [("absent", "There is no file"), ("broken", "not valid YAML"), ("list", "holds list")]:
@@ -230,7 +230,7 @@ def test_a_missing_column_is_named_with_those_there_are(config, tmp_path, capsys
     assert "no column 'body'; it has text, domain" in capsys.readouterr().err
 
 
-def test_a_secret_is_written_into_the_record():
+def test_secrets_are_left_out_of_the_record():
     config = {"hub_token": "s3cret", "teacher": {"model": "m", "api_key": "s3cret"}, "losses": [{"name": "task"}]}
     words = ["--hub_token", "s3cret", "--hub_token=s3cret", "--teacher", '{"api_key": "s3cret"}', "--max_steps", "3"]
     for given in (config, words):

@@ -47,7 +47,7 @@ def config(tmp_path, monkeypatch):
     return write
 
 
-def test_a_captured_teacher_is_needed_again(config, tmp_path, capsys):
+def test_a_captured_teacher_is_not_needed_again(config, tmp_path, capsys):
     """Every split is captured in the teacher's own tokens, and then there is no teacher."""
     assert main(["capture", config(), "--dry-run"]) == 0
     assert "are not in" in " ".join(capsys.readouterr().out.split())
@@ -59,11 +59,11 @@ def test_a_captured_teacher_is_needed_again(config, tmp_path, capsys):
     assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == byte_tokenizer().get_vocab()
 
 
-def test_tokens_of_the_student_are_captured_for_a_loss_that_needs_the_teacher_s(config, capsys):
+def test_a_capture_for_a_loss_on_logits_is_refused_where_the_tokenizers_differ(config, capsys):
     assert main(["capture", config(losses=["task", "forward_kl"])]) != 0
     assert "tokenizer" in capsys.readouterr().err
 
 
-def test_a_loss_on_logits_is_not_led_to_the_package_for_two_tokenizers(config, tmp_path, capsys):
+def test_a_loss_on_logits_is_led_to_the_package_for_two_tokenizers(config, tmp_path, capsys):
     assert main(["train", config(teacher=str(tmp_path / "teacher"), losses=["task", "forward_kl"])]) != 0
     assert "hf-distill-tokenizers" in capsys.readouterr().err

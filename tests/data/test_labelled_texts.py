@@ -28,7 +28,7 @@ def table(tmp_path):
     return path
 
 
-def test_a_text_stands_in_two_splits(table):
+def test_every_row_is_in_a_split_and_no_text_in_two_splits(table):
     shares = {"validation_fraction": 0.2, "test_fraction": 0.1, "held_out_fraction": 0.1, "pool_fraction": 0.2}
     data = load_labelled_texts({"data_files": str(table), **shares})
     splits = [data.train, data.validation, data.test, data.held_out, data.pool]
@@ -41,7 +41,7 @@ def test_a_text_stands_in_two_splits(table):
     assert data.labels == ("class 0", "class 1", "class 2")
 
 
-def test_the_order_of_the_file_decides_the_splits(table, tmp_path):
+def test_the_order_of_the_file_does_not_decide_the_splits(table, tmp_path):
     whole = load_labelled_texts({"data_files": str(table)})
     (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(ROWS)))
     other = load_labelled_texts({"data_files": str(tmp_path / "other.jsonl")})
@@ -51,7 +51,7 @@ def test_the_order_of_the_file_decides_the_splits(table, tmp_path):
     assert few.validation == whole.validation
 
 
-def test_ids_reach_the_teacher_in_place_of_names(tmp_path):
+def test_labels_are_names_where_the_file_holds_ids(tmp_path):
     features = Features({"body": Value("string"), "topic": ClassLabel(names=["zebra", "ant"])})
     rows = Dataset.from_dict({"body": [f"t{n}" for n in range(20)], "topic": [n % 2 for n in range(20)]}, features)
     rows.to_parquet(tmp_path / "rows.parquet")
@@ -67,7 +67,7 @@ def test_ids_reach_the_teacher_in_place_of_names(tmp_path):
     assert data.train[0]["text"].startswith("t, ")
 
 
-def test_named_splits_are_cut_again(table, tmp_path):
+def test_a_named_split_is_used_whole_and_only_another_split_is_cut(table, tmp_path):
     (tmp_path / "test.csv").write_text("text,label\nnew one,class 0\nnew two,class 1\n")
     files = {"train": str(table), "test": str(tmp_path / "test.csv")}
     data = load_labelled_texts({"data_files": files, "validation_split": "test", "test_fraction": 0.1})
@@ -91,21 +91,21 @@ def test_named_splits_are_cut_again(table, tmp_path):
         ({"data_files": "{table}", "labels": ["class 0", "class 1"]}, "lacks class 2"),
     ],
 )
-def test_mistakes_become_other_data(table, spec, message):
+def test_mistakes_are_errors_that_say_what_is_wrong(table, spec, message):
     if "data_files" in spec:
         spec["data_files"] = spec["data_files"].format(table=table)
     with pytest.raises(ValueError, match=message):
         load_labelled_texts(spec)
 
 
-def test_rows_without_text_or_label_are_trained_on(tmp_path):
+def test_rows_without_text_or_label_are_refused(tmp_path):
     for row in (",class 0", "some text,"):
         (tmp_path / "rows.csv").write_text(f"text,label\nfine,class 0\n{row}\n")
         with pytest.raises(ValueError, match="Row 1 of the train split"):
             load_labelled_texts({"data_files": str(tmp_path / "rows.csv")})
 
 
-def test_docstrings_are_few_or_shared_between_classes():
+def test_docstrings_are_many_and_none_is_shared_between_classes():
     rows = load_docstrings()
     texts = [row["text"] for row in rows]
     assert len(texts) == len(set(texts)) > 1000

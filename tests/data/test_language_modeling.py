@@ -81,7 +81,7 @@ def test_many_documents_over_batches_lose_no_token(tokenizer):
     assert tokens == [token for n in range(1, 1000, 2) for token in (n % 40 + 1, 0)]
 
 
-def test_texts_of_the_python_installation_take_the_same_path(tokenizer):
+def test_texts_of_the_python_installation_have_train_probe_and_test_splits(tokenizer):
     data = load_text_data({"texts": {"name": "python", "share": 0.02, "test_fraction": 0.3, "probe_fraction": 0.3}})
     assert set(data) == {"train", "probe", "test"}
 

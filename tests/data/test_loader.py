@@ -162,7 +162,7 @@ def test_a_resumed_run_trains_on_what_the_uninterrupted_one_did(tmp_path, accumu
         assert train(tmp_path, resume_from=step, **arguments) == whole[step:]
 
 
-def test_a_run_resumed_twice_within_one_interval_still_does(tmp_path):
+def test_a_run_resumed_twice_within_one_interval_trains_on_what_the_uninterrupted_one_did(tmp_path):
     arguments = {"gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 1}
     whole = train(tmp_path, **arguments)
     assert train(tmp_path, resume_from=4, max_steps=5, **arguments) == whole[4:5]
@@ -273,7 +273,7 @@ def test_a_selector_that_draws_too_few_is_an_error_that_names_it():
         list(interval_loader(Lazy(interval=2)).dataloader)
 
 
-def test_a_training_set_without_a_full_batch_is_an_error():
+def test_a_training_set_without_a_full_batch_is_an_error_where_short_batches_are_dropped():
     with pytest.raises(ValueError, match="has 23 examples, not enough for one batch of 24"):
         interval_loader(batch_size=24, drop_last=True)
     assert len(interval_loader(batch_size=24).dataloader) == 1

@@ -85,7 +85,7 @@ def test_another_seed_draws_others_and_global_generators_stay_as_they_were():
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before
 
 
-def test_natural_and_uniform_shares():
+def test_natural_shares_follow_the_sizes_and_uniform_shares_are_equal():
     assert mixture().weights.tolist() == [9 / 16, 4 / 16, 3 / 16]
     for weights, expected in (("natural", [9 / 16, 4 / 16, 3 / 16]), ("uniform", [1 / 3] * 3)):
         selector = FixedMixture(weights=weights)
@@ -121,7 +121,7 @@ def test_weights_and_data_that_differ_in_a_domain_are_an_error():
         ([1, 1], "one a domain, 3"),
     ],
 )
-def test_weights_that_are_none_are_an_error(weights, message):
+def test_impossible_weights_are_an_error(weights, message):
     with pytest.raises(ValueError, match=message):
         mixture(weights=weights)
 

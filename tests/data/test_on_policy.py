@@ -54,7 +54,7 @@ def batch_with_prompts():
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def test_prompt_is_trained_on_or_text_after_the_end_is_kept():
+def test_prompt_is_not_trained_on_and_text_after_the_end_is_dropped():
     models = FakeModels()
     new = OnPolicy(share=1.0).rewrite(batch_with_prompts(), models)
     assert models.prompts.tolist() == [[5, 6], [PAD, 10]]
@@ -65,7 +65,7 @@ def test_prompt_is_trained_on_or_text_after_the_end_is_kept():
     assert new["labels"].tolist() == [[-100, -100, 6, 6, EOS], [-100, 10, 10, EOS, -100]]
 
 
-def test_text_without_a_prompt_has_none():
+def test_where_labels_mask_no_prompt_the_first_tokens_of_the_text_are_the_prompt():
     models = FakeModels()
     batch = batch_with_prompts()
     batch["labels"] = batch["input_ids"].masked_fill(batch["input_ids"] == PAD, IGNORE_INDEX)
@@ -73,7 +73,7 @@ def test_text_without_a_prompt_has_none():
     assert models.prompts.tolist() == [[5, 6, 7, 8], [PAD, PAD, 10, 11]]  # a token is left to predict
 
 
-def test_share_of_micro_batches_is_not_kept():
+def test_only_the_share_of_micro_batches_is_rewritten():
     batch = batch_with_prompts()
     assert OnPolicy(share=0.3).rewrite(batch, FakeModels(0.3)) is batch
     assert OnPolicy(share=0.3).rewrite(batch, FakeModels(0.29)) is not batch
@@ -97,7 +97,7 @@ class Marked(BatchGenerator):
         return {**inputs, "labels": flat.view_as(labels)}
 
 
-def test_items_are_counted_before_the_batch_is_final(tmp_path):
+def test_items_are_counted_after_the_batch_is_rewritten(tmp_path):
     """Three labels in each of two micro-batches: the mean of a step is over six, whatever the data had."""
     counted = []
     generator = Marked()
@@ -113,7 +113,7 @@ def test_items_are_counted_before_the_batch_is_final(tmp_path):
     assert counted == [[6], [6]]
 
 
-def test_comparison_is_of_other_positions_or_models(tmp_path):
+def test_comparison_is_of_student_and_teacher_at_the_same_positions(tmp_path):
     generator = Marked()
     trainer = trainer_for(tmp_path, generator, max_steps=1)
     before = tiny_model("llama")  # the student's first weights
@@ -125,7 +125,7 @@ def test_comparison_is_of_other_positions_or_models(tmp_path):
         assert torch.equal(same.bool(), agree & own["attention_mask"].bool())
 
 
-def test_student_learns_from_its_own_text_and_a_resumed_run_writes_the_same(tmp_path):
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_run(tmp_path):
     options = {"name": "on_policy", "share": 0.5, "max_new_tokens": 4}
     whole = trainer_for(tmp_path / "whole", options, max_steps=4)
     whole.train()
@@ -152,6 +152,6 @@ def test_student_learns_from_its_own_text_and_a_resumed_run_writes_the_same(tmp_
         ({"generator": "on_polcy"}, "did you mean 'on_policy'"),
     ],
 )
-def test_generator_that_does_not_fit_is_not_explained(options, message, tmp_path):
+def test_generator_that_does_not_fit_is_an_error_that_says_why(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         trainer_for(tmp_path, options.pop("generator"), **options)

@@ -142,7 +142,7 @@ def test_a_missing_plugin_is_said_before_anything_is_trained(monkeypatch, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_without_matplotlib_there_is_a_table_and_a_word(finished, monkeypatch, tmp_path, capsys):
+def test_without_matplotlib_there_is_a_hint_and_no_picture(finished, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(demo_report, "find_spec", lambda name: None)
     teacher = read_config(finished / "kd" / "config.yaml")["teacher"]["source"]
     (tmp_path / "out").mkdir()

@@ -14,6 +14,6 @@ SCRIPT = Path(__file__).with_name("zero3_builders.py")
 
 
 @pytest.mark.distributed
-def test_a_student_built_under_zero3_has_empty_tensors_or_other_values(tmp_path):
+def test_a_student_built_under_zero3_is_whole_and_equals_one_built_without(tmp_path):
     tiny_model("llama", num_hidden_layers=4).save_pretrained(tmp_path)
     launch("ddp", 2, SCRIPT, str(tmp_path))

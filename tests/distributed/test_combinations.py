@@ -93,7 +93,7 @@ def train(teachers, tmp_path_factory):
     return train_all
 
 
-def test_three_losses_do_not_train_together_or_not_alike_under_zero_2_and_3(train):
+def test_three_losses_train_together_and_alike_under_zero_2_and_3(train):
     runs = {backend: train(backend) for backend in ("zero2", "zero3")}
     for task, losses in CASES:
         logs, weights = runs["zero2"][task, losses]

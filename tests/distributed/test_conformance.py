@@ -13,12 +13,12 @@ test_projected_features = conformance_on_two_processes("hidden_mse", student={"f
 
 
 @pytest.mark.distributed
-def test_a_statistic_of_one_process_is_not_seen():
+def test_a_statistic_of_one_process_is_caught():
     plugin = str(Path(__file__).with_name("own_mean.py"))
     with pytest.raises(AssertionError, match=r"lacks 'process_invariance'.*buffer own_mean\.mean"):
         conformance_on_two_processes("own_mean", plugins=[plugin])()
 
 
-def test_an_object_is_not_told_to_other_processes():
+def test_a_loss_without_a_registered_name_is_refused_on_two_processes():
     with pytest.raises(AssertionError, match="give its registered name"):
         conformance_on_two_processes(lambda student_logits, teacher_logits: student_logits.sum(-1))()

@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parent.parent / "rounds" / "round_script.py"
 
 
 @pytest.mark.distributed
-def test_two_processes_train_on_different_rows_or_ask_twice(tmp_path):
+def test_two_processes_train_on_the_same_rows_and_ask_each_request_once(tmp_path):
     folder = tmp_path / "run"
     launch("ddp", 2, SCRIPT, str(folder), "processes")
     seen = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]

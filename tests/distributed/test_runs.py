@@ -30,7 +30,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("backend", ["ddp", "zero2", "zero3"])
-def test_run_on_two_processes_differs_from_one_or_cannot_be_resumed(alone, backend, tmp_path):
+def test_a_run_on_two_processes_equals_a_run_on_one_and_can_be_resumed(alone, backend, tmp_path):
     whole = run(backend, 2, tmp_path, "whole")
     for ours, theirs in zip(whole["logs"], alone["logs"], strict=True):
         assert ours == pytest.approx(theirs, rel=2e-4)

@@ -24,7 +24,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("backend", ["ddp", "zero3"])
-def test_two_processes_end_with_other_students_than_one(alone, backend, tmp_path):
+def test_two_processes_end_with_the_same_students_as_one(alone, backend, tmp_path):
     launch(backend, 2, SCRIPT, str(tmp_path / "run"), "processes")
     for rank in range(2):
         seen = json.loads((tmp_path / f"rank-{rank}.json").read_text())

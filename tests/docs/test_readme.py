@@ -49,13 +49,13 @@ def names():
     return {"train_data": causal_lm_dataset(16), "eval_data": causal_lm_dataset(8, seed=1), "collator": collator}
 
 
-def test_a_kind_of_block_is_not_tested():
+def test_all_blocks_are_of_the_kinds_that_are_tested():
     assert {language for language, _ in BLOCKS} == {"console", "diff", "python", "yaml", "toml"}
     assert len(blocks("python")) == 2
 
 
 @pytest.mark.parametrize("side", ["-", "+"])
-def test_drop_in_diff_does_not_run(side, folder):
+def test_drop_in_diff_runs_before_and_after_the_change(side, folder):
     (diff,) = blocks("diff")
     kept = [line[1:] for line in diff.splitlines() if line[:1] in (" ", side)]
     namespace = names()
@@ -65,13 +65,13 @@ def test_drop_in_diff_does_not_run(side, folder):
     assert isinstance(trainer, DistillationTrainer) == (side == "+")
 
 
-def test_chosen_losses_do_not_run(folder):
+def test_chosen_losses_run(folder):
     namespace = names()
     exec(blocks("python")[0], namespace)
     assert namespace["trainer"].state.global_step == 2
 
 
-def test_smallest_plugin_does_not_work(install, folder):
+def test_smallest_plugin_works_installed_and_as_a_file(install, folder):
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader of TOML")
     project = tomllib.loads(blocks("toml")[0])["project"]
     module, source = re.match(r"# (\w+\.py)\n(.*)", blocks("python")[1], flags=re.DOTALL).groups()
@@ -94,13 +94,13 @@ def test_smallest_plugin_does_not_work(install, folder):
     assert figures[0] == figures[1]
 
 
-def test_configuration_file_does_not_run(folder):
+def test_configuration_file_runs(folder):
     Path("config.yaml").write_text(blocks("yaml")[0])
     assert main(["train", "config.yaml", *LESS]) == 0
     assert (folder / "out" / "model.safetensors").is_file()
 
 
-def test_teacher_that_is_not_there_is_needed(folder):
+def test_training_from_a_cache_does_not_need_the_teacher(folder):
     whole, teacher = map(yaml.safe_load, blocks("yaml")[:2])
     Path("config.yaml").write_text(yaml.safe_dump({**whole, **teacher, "student": "path/to/student"}))
     lines = [shlex.split(line, comments=True)[2:] for block in blocks("console") for line in block.splitlines()]
@@ -111,7 +111,7 @@ def test_teacher_that_is_not_there_is_needed(folder):
     assert (folder / "out" / "model.safetensors").is_file()
 
 
-def test_rounds_cannot_be_planned_from_a_table(folder, capsys, monkeypatch):
+def test_rounds_can_be_planned_from_a_table(folder, capsys, monkeypatch):
     monkeypatch.setenv("MY_KEY", "unsaid")
     words = [f"{word}{n}" for word in ("card", "loan") for n in range(40)]
     rows = [f"{word} {word[:4]} w{n % 9},{word[:4]}" for n, word in enumerate(words)]
@@ -128,7 +128,7 @@ def test_rounds_cannot_be_planned_from_a_table(folder, capsys, monkeypatch):
     assert "unsaid" not in printed
 
 
-def test_students_cannot_be_built_from_a_shell(folder, capsys):
+def test_students_can_be_built_from_a_shell(folder, capsys):
     commands = [shlex.split(line, comments=True)[2:] for block in blocks("console") for line in block.splitlines()]
     for command in (line for line in commands if line[:1] == ["student"]):
         assert main([*command, *(["--repeats", "1"] if "describe" in command else [])]) == 0
@@ -136,7 +136,7 @@ def test_students_cannot_be_built_from_a_shell(folder, capsys):
     assert (folder / "small" / "model.safetensors").is_file()
 
 
-def test_commands_are_not_there():
+def test_every_make_command_has_a_target():
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     commands = [shlex.split(line, comments=True)[1:] for block in blocks("console") for line in block.splitlines()]
     for command in commands:
@@ -145,7 +145,7 @@ def test_commands_are_not_there():
 
 
 @pytest.mark.distributed
-def test_launch_line_does_not_run(folder):
+def test_launch_line_runs(folder):
     lines = [line for block in blocks("console") for line in block.splitlines()]
     (line,) = [line for line in lines if "accelerate launch" in line]
     config, script, *words = shlex.split(line.removeprefix("$ accelerate launch --config_file "))

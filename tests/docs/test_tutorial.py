@@ -53,7 +53,7 @@ def run_console(text, folder, environment):
             assert line in done.stdout, f"{command} does not print {line!r}:\n{done.stdout[-3000:]}"
 
 
-def test_a_block_does_not_run_or_prints_something_else(tmp_path, environment):
+def test_every_block_runs_and_prints_what_the_page_shows(tmp_path, environment):
     folder = tmp_path / "empty"
     folder.mkdir()
     for language, text in BLOCKS:
@@ -69,11 +69,11 @@ def test_a_block_does_not_run_or_prints_something_else(tmp_path, environment):
         (folder / name).write_text(lines)
 
 
-def test_a_kind_of_block_is_not_tested():
+def test_all_blocks_are_of_the_kinds_that_are_tested():
     assert {language for language, _ in BLOCKS} == {"console", "diff", "python"}
 
 
-def test_a_property_of_the_kit_is_not_in_the_table():
+def test_every_property_of_the_kit_is_in_the_table():
     described = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", PAGE, flags=re.MULTILINE))))
     kit = {*ROW_PROPERTIES, *BATCH_PROPERTIES, *TRAINING_PROPERTIES}
     assert kit <= described

@@ -22,7 +22,7 @@ def run(script, *arguments, folder):
     )
 
 
-def test_long_tailed_images_end_without_a_student(tmp_path):
+def test_the_long_tail_example_ends_with_a_student(tmp_path):
     done = run("long_tail.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     shown = re.findall(r"^(.+): all ([\d.]+), frequent ([\d.]+), rare ([\d.]+)$", done.stdout, re.MULTILINE)
@@ -34,7 +34,7 @@ def test_long_tailed_images_end_without_a_student(tmp_path):
     assert not any(report.values())
 
 
-def test_a_table_of_few_labels_ends_without_a_classifier(tmp_path):
+def test_a_table_of_few_labels_ends_with_a_classifier(tmp_path):
     for split, number in (("train", 12), ("test", 4)):
         rows = [f"{name} item {n},{name}" for n in range(number) for name in ("billing", "delivery")]
         (tmp_path / f"{split}.csv").write_text("\n".join(["sentence,topic", *rows]) + "\n")
@@ -48,14 +48,14 @@ def test_a_table_of_few_labels_ends_without_a_classifier(tmp_path):
 
 
 @pytest.mark.slow
-def test_docstrings_are_not_found_without_a_table(tmp_path):
+def test_docstrings_are_the_data_where_no_table_is_given(tmp_path):
     done = run("few_labels.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "120 labelled texts of 12 classes" in done.stdout
 
 
 @pytest.mark.slow
-def test_half_a_table_is_taken(tmp_path):
+def test_a_train_table_without_a_test_table_is_refused(tmp_path):
     done = run("few_labels.py", "--train", "train.csv", folder=tmp_path)
     assert done.returncode == 2
     assert "give --train and --test together" in done.stderr

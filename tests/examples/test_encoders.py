@@ -57,7 +57,7 @@ def test_a_table_and_a_model_give_a_teacher_and_two_halves_of_it(tmp_path, monke
     [(["--family", "bert"], "there is no family 'bert'; there are gottbert"),
      (["--family", "deberta", "--max_steps"], "options come in pairs")],
 )  # fmt: skip
-def test_a_mistake_on_the_command_line_is_one_line(arguments, message, monkeypatch, capsys):
+def test_a_mistake_on_the_command_line_is_an_error_that_says_what_is_wrong(arguments, message, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         example(monkeypatch, *arguments, "--train", "x.csv", "--output_dir", "out")
     assert message in capsys.readouterr().err

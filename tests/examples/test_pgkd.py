@@ -38,7 +38,7 @@ def run(*command, folder):
     return done.stdout
 
 
-def test_the_script_makes_a_classifier_that_guesses(tmp_path):
+def test_the_script_makes_a_classifier_that_is_better_than_chance(tmp_path):
     output = run(str(EXAMPLES / "pgkd.py"), "--rounds", "2", folder=tmp_path)
     accuracies = [float(text) for text in re.findall(r"^round \d: accuracy ([\d.]+)", output, re.MULTILINE)]
     assert len(accuracies) == 3
@@ -87,7 +87,7 @@ def chat_server():
         server.server_close()
 
 
-def test_a_table_and_an_endpoint_need_more_than_one_command(tmp_path):
+def test_a_table_and_an_endpoint_become_a_classifier_in_one_command(tmp_path):
     rows = [f"{name} item {n},{name}" for n in range(30) for name in ("billing", "delivery")]
     (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     arguments = ["--data", str(tmp_path / "tickets.csv"), "--model", "m", "--rounds", "2", "--requests", "1"]
@@ -105,18 +105,18 @@ def test_a_table_and_an_endpoint_need_more_than_one_command(tmp_path):
     assert model.config.id2label == {0: "billing", 1: "delivery"}
 
 
-def test_the_script_is_too_long_to_be_copied():
+def test_the_script_is_short_enough_to_be_copied():
     assert len((EXAMPLES / "pgkd.py").read_text().splitlines()) < 100
 
 
-def test_the_file_shows_no_prompt(tmp_path):
+def test_a_dry_run_of_the_file_shows_the_prompt(tmp_path):
     output = run("-m", "hf_distill.cli", "rounds", str(EXAMPLES / "pgkd.yaml"), "--dry-run", folder=tmp_path)
     assert "## Validation report" in output
     assert "## What it gets wrong and is sure of" in output
     assert "Nothing was asked." in output
 
 
-def test_the_file_lets_the_teacher_know_what_the_student_is_tested_on():
+def test_the_pool_of_the_teacher_shares_no_text_with_the_other_splits():
     config = RoundsConfig.parse(yaml.safe_load((EXAMPLES / "pgkd.yaml").read_text()))
     assert config.teacher["pool"] == config.data
     data = load_labelled_texts(config.data)

@@ -45,14 +45,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_the_script_makes_a_student_that_guesses(folder):
+def test_the_script_makes_a_student_that_is_better_than_chance(folder):
     output = (folder / "output.txt").read_text()
     assert float(re.search(r"eval_mrr@10 += +([\d.]+)", output)[1]) > 1.3 * CHANCE
     assert re.search(r"^found: \w+", output, re.MULTILINE)
     assert type(AutoModel.from_pretrained(folder / "outputs/ranking")).__name__ == "BertModel"
 
 
-def test_the_file_does_not_run_or_starts_anew_when_it_is_resumed(folder, monkeypatch):
+def test_the_file_runs_and_goes_on_from_its_last_step_when_it_is_resumed(folder, monkeypatch):
     monkeypatch.chdir(folder)
     less = {"preset": "hf_distill_ranking.data:function_search", "scores": "words", "num_train": 64, "num_test": 64}
     train = ["train", str(EXAMPLES / "ranking.yaml"), "--data", json.dumps(less), "--save_steps", "2"]
@@ -64,7 +64,7 @@ def test_the_file_does_not_run_or_starts_anew_when_it_is_resumed(folder, monkeyp
     assert steps == [1, 2, 3, 4]
 
 
-def test_a_cross_encoder_of_ones_own_is_not_asked(folder, monkeypatch, capsys):
+def test_a_cross_encoder_from_a_folder_is_asked(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     tiny_model("bert_classifier", num_labels=1).save_pretrained(folder / "cross")
     tiny_tokenizer().save_pretrained(folder / "cross")

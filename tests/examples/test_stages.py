@@ -14,7 +14,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "stages.py"
 
 
 @pytest.mark.slow
-def test_the_example_repeats_finished_stages_or_does_not_end(tmp_path):
+def test_the_example_ends_without_repeating_finished_stages(tmp_path):
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(EXAMPLE)], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment

@@ -18,7 +18,7 @@ from hf_distill.testing import tiny_model, tiny_tokenizer
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_the_file_does_not_distil_models_of_one_s_own(tmp_path, monkeypatch):
+def test_the_file_distils_a_teacher_of_words_into_a_student_of_bytes(tmp_path, monkeypatch):
     """A teacher of whole words and a student of bytes."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     words = tiny_tokenizer()
@@ -46,7 +46,7 @@ def test_the_file_does_not_distil_models_of_one_s_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_script_does_not_come_to_its_end(tmp_path):
+def test_the_script_comes_to_its_end(tmp_path):
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "two_tokenizers.py")],

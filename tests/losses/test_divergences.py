@@ -125,7 +125,7 @@ def test_half_precision_logits_are_compared_in_float32(name, dtype):
 
 
 @every_function
-def test_a_mixed_up_direction_would_show(name):
+def test_only_symmetric_divergences_stay_the_same_when_the_models_change_places(name):
     """Divergences that are not symmetric must change when the models change places; symmetric ones must not."""
     student, teacher = logits(seed=4), logits(seed=5)
     same = torch.allclose(FUNCTIONS[name](student, teacher), FUNCTIONS[name](teacher, student))
@@ -133,7 +133,7 @@ def test_a_mixed_up_direction_would_show(name):
 
 
 @every_function
-def test_the_gradient_of_the_teacher_is_never_asked_for(name):
+def test_the_teacher_gets_no_gradient(name):
     student, teacher = logits().requires_grad_(), logits(seed=1).requires_grad_()
     FUNCTIONS[name](student, teacher).sum().backward()
     assert teacher.grad is None
@@ -150,14 +150,14 @@ def test_jsd_goes_to_zero_like_the_kl_at_its_ends(beta):
 
 
 @pytest.mark.parametrize("beta", [0, 1, -0.5, 2])
-def test_a_beta_that_compares_nothing_is_refused(beta):
+def test_a_beta_that_is_not_strictly_between_zero_and_one_is_refused(beta):
     with pytest.raises(ValueError, match="forward_kl"):
         own.jsd(logits(), logits(), beta=beta)
 
 
 @pytest.mark.parametrize("function", [own.skewed_kl, own.skewed_reverse_kl])
 @pytest.mark.parametrize("alpha", [0, 1, 3])
-def test_an_alpha_that_skews_nothing_is_refused(function, alpha):
+def test_an_alpha_that_is_not_strictly_between_zero_and_one_is_refused(function, alpha):
     with pytest.raises(ValueError, match="between 0 and 1"):
         function(logits(), logits(), alpha=alpha)
 

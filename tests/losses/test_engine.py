@@ -36,12 +36,12 @@ def test_every_head_gives_what_whole_logits_give(student):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "skewed_reverse_kl", "logit_mse"])
-def test_every_divergence_at_every_temperature_gives_what_whole_logits_give(name, temperature):
+def test_divergences_at_several_temperatures_give_what_whole_logits_give(name, temperature):
     terms = [RowTerm(name, getattr(divergences, name), 1.0, temperature=temperature)]
     assert_same(Case.of(linear_head(12)), terms)
 
 
-def test_teachers_of_other_widths_share_one_pass():
+def test_teachers_of_other_widths_give_what_whole_logits_give_and_the_head_is_not_called():
     case = Case.of(linear_head(12), small=linear_head(8, bias=True, seed=3), capped=model_head("gemma2", seed=4))
     terms = [
         RowTerm("a", divergences.forward_kl, 0.1, temperature=2.0, teachers=("small",)),
@@ -170,7 +170,7 @@ def test_a_whole_model_gets_the_gradients_of_the_plain_loss(family, tied):
         assert (parameter.grad - expected[name]).norm() <= 2e-5 * expected[name].norm(), name
 
 
-def test_the_first_teacher_is_observed():
+def test_agreement_and_the_teachers_entropy_are_observed_on_request():
     case = Case.of(linear_head(12))
     student = case.student.head.project(case.student.states)
     teacher = case.teachers["teacher"].head.project(case.teachers["teacher"].states)
@@ -197,7 +197,7 @@ def test_cross_entropy_of_rows_comes_row_by_row():
     assert values.shape == (0,)
 
 
-def test_a_second_use_of_the_gradient_is_right_or_an_error():
+def test_the_gradient_can_be_taken_again_only_while_the_graph_is_retained():
     case = Case.of(linear_head(12))
     total = row_losses(case.student, case.teachers, mixture(), labels=case.labels).total
     first = torch.autograd.grad(total, case.leaves, retain_graph=True)

@@ -190,7 +190,7 @@ def test_bfloat16_features_are_compared_in_float32_under_autocast_too():
     assert plain.dtype == torch.float32
 
 
-def test_projections_are_made_only_where_widths_differ_and_are_shared_on_request():
+def test_projections_are_made_where_widths_differ_or_on_request_and_can_be_shared():
     student, wide, same = tiny_model("llama"), tiny_model("llama", hidden_size=48), tiny_model("llama", seed=1)
 
     def widths(teacher, **options):

@@ -43,7 +43,7 @@ def data_with(**columns):
     return Dataset.from_dict(rows | columns)
 
 
-def test_teachers_are_swapped_or_columns_belong_to_other_rows(tmp_path):
+def test_a_loss_gets_its_teachers_in_the_order_named_and_the_columns_of_each_row(tmp_path):
     seen = Seen()
     data = data_with(source=[3, 1, 4, 1], strength=[0.5, 1.5, 2.5, 3.5])
     trainer = trainer_for(tmp_path, [{"function": seen, "teacher": ["b", "a"]}], data)
@@ -60,14 +60,14 @@ def test_teachers_are_swapped_or_columns_belong_to_other_rows(tmp_path):
         assert torch.equal(given, batch[name][:, None].expand(mask.shape)[mask])
 
 
-def test_column_that_is_not_there_or_is_text_is_not_explained(tmp_path):
+def test_a_column_of_text_is_an_error_that_says_what_was_expected(tmp_path):
     losses = [{"function": Seen(), "teacher": ["a", "b"]}]
     trainer = trainer_for(tmp_path, losses, data_with(source=["x"] * 4, strength=[1.0] * 4))
     with pytest.raises(ValueError, match=r"reads the column 'source', which is list .* one number an example, \(4,\)"):
         trainer.train()
 
 
-def test_teacher_that_does_not_exist_or_two_for_features_are_not_explained(tmp_path):
+def test_unknown_teachers_and_two_teachers_for_features_are_errors_that_name_them(tmp_path):
     with pytest.raises(ValueError, match="names the teacher 'c'; there are 'a', 'b'"):
         trainer_for(tmp_path, [{"name": "forward_kl", "teacher": ["a", "c"]}], data_with())
     with pytest.raises(ValueError, match="'hidden_mse' compares features with one teacher, but names 2: a, b"):
@@ -80,7 +80,7 @@ def standardised(student_logits, teacher_logits, temperature):
     return (p - q).square().sum(-1)
 
 
-def test_a_loss_that_cancels_the_temperature_is_not_told_of_it(tmp_path):
+def test_a_loss_that_requires_the_temperature_is_given_it(tmp_path):
     student, teacher = torch.randn(3, 5), torch.randn(3, 5)
     terms = [RowTerm("own", standardised, 1.0, temperature=2.0)]
     found = row_losses(Rows(logits=student), {"teacher": Rows(logits=teacher)}, terms).sums["own"]
@@ -88,7 +88,7 @@ def test_a_loss_that_cancels_the_temperature_is_not_told_of_it(tmp_path):
     torch.testing.assert_close(found, (directions[0] - directions[1]).square().sum())  # a quarter, times two squared
 
 
-def test_the_temperature_of_a_function_with_one_of_its_own_is_replaced():
+def test_a_function_with_a_default_temperature_keeps_its_default():
     def own(student_logits, teacher_logits, *, temperature=3.0):
         return torch.full_like(student_logits[:, 0], temperature)
 

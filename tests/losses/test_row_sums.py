@@ -30,7 +30,7 @@ def spread_gap(student_logits, teacher_logits):
 
 
 @pytest.mark.parametrize("with_head", [True, False])
-def test_columns_beyond_the_narrower_vocabulary_are_lost(with_head):
+def test_a_function_of_rows_sees_every_column_of_both_vocabularies(with_head):
     student, teacher = rows(50, seed=1, with_head=with_head), rows(80, seed=2)
     weights = torch.linspace(0, 2, NUM_ROWS, dtype=torch.float64)
     found = weighted_row_sum(spread_gap, student, teacher, weights=weights)
@@ -41,7 +41,7 @@ def test_columns_beyond_the_narrower_vocabulary_are_lost(with_head):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_sparse_teacher_of_another_vocabulary_is_cut_to_the_student_s():
+def test_a_sparse_teacher_of_a_larger_vocabulary_keeps_all_its_columns():
     student = rows(20, seed=1)
     log_probs = logits_of(rows(30, seed=2)).detach().log_softmax(-1)
     values, ids = log_probs.topk(30)
@@ -54,7 +54,7 @@ def test_a_sparse_teacher_of_another_vocabulary_is_cut_to_the_student_s():
     torch.testing.assert_close(found, log_probs.exp().square().sum() + NUM_ROWS)
 
 
-def test_a_function_of_several_rows_at_once_gets_the_gradient_of_another_one():
+def test_a_function_of_several_rows_at_once_gets_the_gradient_of_autograd():
     student = rows(50, seed=1)
     labels = torch.arange(NUM_ROWS) * 4
 
@@ -72,7 +72,7 @@ def test_a_function_of_several_rows_at_once_gets_the_gradient_of_another_one():
     )
 
 
-def test_no_rows_give_a_sum_that_is_not_connected():
+def test_no_rows_give_a_sum_of_zero_that_stays_connected_to_the_head():
     student = rows(50, seed=1)
     empty = Rows(states=student.states[:0], head=student.head)
     total = differentiable_log_probs(lambda log_q: log_q.sum(), empty, torch.zeros(0, dtype=torch.long))
@@ -81,7 +81,7 @@ def test_no_rows_give_a_sum_that_is_not_connected():
     assert not weighted_row_sum(spread_gap, empty, empty, weights=torch.zeros(0)).item()
 
 
-def test_evaluation_without_gradients_fails():
+def test_evaluation_without_gradients_gives_the_value_alone():
     student = rows(50, seed=1)
     with torch.no_grad():
         total = differentiable_log_probs(lambda log_q: log_q.sum(), student, torch.zeros(NUM_ROWS, dtype=torch.long))

@@ -53,6 +53,6 @@ def test_a_run_of_no_steps_is_at_its_end():
         ({"start": 1.0, "end": 0.0, "shape": "square"}, '"linear" or "cosine"'),
     ],
 )
-def test_what_is_no_weight_says_what_would_be(spec, message):
+def test_an_invalid_schedule_is_an_error_that_says_what_is_wrong(spec, message):
     with pytest.raises(ValueError, match=message):
         Schedule.parse(spec)

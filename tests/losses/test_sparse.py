@@ -71,7 +71,7 @@ def assert_equal(one, other, tolerance=1e-9):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("loss", [name for name in ROW_LOSSES if name != "logit_mse"])
-def test_sparse_at_k_equal_v_differs_from_dense(loss, temperature):
+def test_a_sparse_teacher_that_keeps_every_column_gives_what_the_dense_one_gives(loss, temperature):
     dense = Rows(logits=torch.tensor(teacher_logits()))
     sparse = cut(teacher_logits(), VOCAB)
     assert_equal(*(through_engine(teacher, loss, temperature=temperature) for teacher in (sparse, dense)))
@@ -80,28 +80,28 @@ def test_sparse_at_k_equal_v_differs_from_dense(loss, temperature):
 @pytest.mark.parametrize("unused", [0, 3])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("loss", ["forward_kl", "reverse_kl", "jsd", "total_variation"])
-def test_tail_is_lost_or_student_is_normalised_over_k(loss, temperature, unused):
+def test_a_cut_teacher_gives_what_its_distribution_with_the_tail_spread_equally_gives(loss, temperature, unused):
     sparse = cut(teacher_logits(), 6, unused=unused)
     dense = Rows(logits=torch.tensor(written_out(sparse)))
     assert_equal(*(through_engine(teacher, loss, temperature=temperature) for teacher in (sparse, dense)))
 
 
 @pytest.mark.parametrize("loss", ["forward_kl", "reverse_kl", "skewed_kl"])
-def test_teacher_without_a_tail_is_not_finite(loss):
+def test_a_teacher_without_a_tail_gives_what_a_dense_one_without_the_other_columns_gives(loss):
     sparse = cut(teacher_logits(), 6, tail=False)
     dense = Rows(logits=torch.tensor(written_out(sparse)))
     assert_equal(*(through_engine(teacher, loss) for teacher in (sparse, dense)))
 
 
 @pytest.mark.parametrize("loss", ["forward_kl", "jsd"])
-def test_columns_that_the_student_lacks_are_counted(loss):
+def test_columns_that_the_student_lacks_are_left_out_of_a_sparse_teacher(loss):
     sparse = cut(teacher_logits(), 6)
     dense = Rows(logits=torch.tensor(written_out(sparse)), vocab_size=30)
     student_rows = (sparse.conditioned(columns=30, temperature=1.0), dense)
     assert_equal(*(through_engine(teacher, loss, columns=30) for teacher in student_rows))
 
 
-def test_closed_form_is_not_what_runs_or_differs_in_chunks(monkeypatch):
+def test_the_closed_form_gives_the_same_in_chunks_and_never_writes_out_the_distribution(monkeypatch):
     called = []
     monkeypatch.setattr(SparseRows, "logits", lambda self: called.append(self))
     whole, chunked = (through_engine(cut(teacher_logits(), 6), "forward_kl", memory=m) for m in (2**28, 4_000))
@@ -135,7 +135,7 @@ def test_usual_shortcut_cannot_see_mass_in_the_tail():
     assert (renormalised * (renormalised.log() - shortcut)).sum().item() == pytest.approx(0, abs=1e-12)
 
 
-def test_teacher_renormalised_over_k_would_push_the_students_tail_down_and_ours_does_not():
+def test_a_kept_tail_leaves_the_students_tail_alone_where_dropping_it_would_push_it_down():
     log_p = log_softmax(teacher_logits())
     student = torch.tensor(log_p).requires_grad_()  # equal to the teacher
     pushes = {}
@@ -151,7 +151,7 @@ def test_teacher_renormalised_over_k_would_push_the_students_tail_down_and_ours_
     torch.testing.assert_close(pushes[False], mass, atol=1e-12, rtol=1e-9)
 
 
-def test_stored_entropy_and_agreement_are_not_used_or_differ_from_dense():
+def test_a_sparse_teacher_with_its_entropy_stored_is_observed_as_the_dense_one_is():
     sparse = cut(teacher_logits(), 6)
     log_p = log_softmax(teacher_logits())
     sparse.entropy = torch.tensor(-(np.exp(log_p) * log_p).sum(-1))
@@ -168,7 +168,7 @@ def test_log_probability_of_a_label_outside_k_is_its_share_of_the_tail():
     np.testing.assert_allclose(sparse.log_probs_of(labels), expected, rtol=1e-12)
 
 
-def test_values_by_row_of_a_sparse_teacher_are_empty():
+def test_values_by_row_of_a_sparse_teacher_are_those_of_its_closed_form():
     student, sparse = torch.tensor(teacher_logits(seed=1)), cut(teacher_logits(), 6)
     (values,) = row_values(Rows(logits=student), sparse, [divergences.forward_kl])
     torch.testing.assert_close(values, divergences.forward_kl.on_sparse(student, sparse))

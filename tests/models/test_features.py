@@ -211,7 +211,7 @@ def test_any_module_can_be_tapped_by_its_path():
 
 
 @pytest.mark.parametrize(("family", "path"), [("bert_classifier", "classifier"), ("vit", "classifier")])
-def test_the_input_of_a_head_is_not_what_the_head_reads(family, path):
+def test_the_captured_input_of_a_head_is_what_the_head_reads(family, path):
     model = tiny_model(family)
     features = capture(model, [f"input:{path}", f"module:{path}"])
     assert features[f"input:{path}"].shape == (3, 32)

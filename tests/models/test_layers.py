@@ -98,7 +98,7 @@ def test_model_without_a_list_of_blocks_is_an_error_that_shows_what_it_has():
         ([[0, 0], [3, -1]], None),
     ],
 )
-def test_layer_maps_of_four_blocks_over_twelve(kind, expected):
+def test_each_kind_of_layer_map_pairs_four_blocks_with_the_expected_of_twelve(kind, expected):
     pairs = layer_map(4, 12, kind)
     assert pairs == ([(0, 0), (3, 11)] if expected is None else list(enumerate(expected)))
 

@@ -18,7 +18,7 @@ def example():
     return true, [p if p != "never predicted" else "a" for p in predicted]
 
 
-def test_scores_differ_from_those_of_scikit_learn():
+def test_scores_are_those_of_scikit_learn():
     true, predicted = example()
     expected = classification_report(true, predicted, labels=LABELS, output_dict=True, zero_division=0)
     found = class_report(true, predicted, LABELS, loss=1.5)
@@ -29,17 +29,17 @@ def test_scores_differ_from_those_of_scikit_learn():
     assert list(found.classes) == LABELS
 
 
-def test_a_report_changes_on_its_way_through_a_file():
+def test_a_report_does_not_change_on_its_way_through_json():
     report = class_report(*example(), LABELS, loss=0.1 + 0.2)
     assert ClassReport.from_json(json.loads(json.dumps(report.to_json()))) == report
 
 
-def test_classes_without_examples_count_as_the_worst():
+def test_classes_without_examples_do_not_count_as_the_worst():
     report = class_report(["a", "a", "b", "b", "b"], ["a", "b", "a", "a", "a"], LABELS, loss=1.0)
     assert report.worst(3) == ["b", "a"]
     assert report.worst(1) == ["b"]
 
 
-def test_no_examples_are_a_report_of_zeros():
+def test_no_examples_are_an_error():
     with pytest.raises(ValueError, match="no examples"):
         class_report([], [], LABELS, loss=0.0)

@@ -35,13 +35,13 @@ def pretrained(tmp_path):
     return folder
 
 
-def test_the_defaults_are_not_those_of_the_paper():
+def test_the_defaults_are_those_of_the_paper():
     task = TextClassification("x", labels=LABELS, validation=VALIDATION)
     assert (task.training["num_train_epochs"], task.training["per_device_train_batch_size"]) == (30, 64)
     assert (task.training["learning_rate"], task.early_stopping, task.max_length) == (2e-5, 5, 512)
 
 
-def test_early_stopping_saves_the_last_epoch_instead_of_the_best(tmp_path):
+def test_early_stopping_saves_the_best_epoch_instead_of_the_last(tmp_path):
     losses = []
 
     class Watch(TrainerCallback):
@@ -60,7 +60,7 @@ def test_early_stopping_saves_the_last_epoch_instead_of_the_best(tmp_path):
     assert not list((tmp_path / "end").glob("*.bin"))
 
 
-def test_later_rounds_train_as_long_as_the_first(tmp_path):
+def test_later_rounds_are_trained_as_round_training_says(tmp_path):
     task = make_task(epochs=3, early_stopping=None, round_training={"num_train_epochs": 1, "learning_rate": 0.0})
     start = created(task, tmp_path / "start")
     task.fit(start, ROWS, tmp_path / "first", seed=0, title="", first=True)
@@ -72,7 +72,7 @@ def test_later_rounds_train_as_long_as_the_first(tmp_path):
     assert weights[1] == weights[2]
 
 
-def test_a_pretrained_encoder_gets_no_head_for_the_classes_or_loses_its_weights(pretrained, tmp_path):
+def test_a_pretrained_encoder_gets_a_head_for_the_classes_and_keeps_its_weights(pretrained, tmp_path):
     task = make_task(pretrained)
     folder = created(task, tmp_path / "student")
     model = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -85,13 +85,13 @@ def test_a_pretrained_encoder_gets_no_head_for_the_classes_or_loses_its_weights(
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes(), "the head is new"
 
 
-def test_a_builder_makes_no_smaller_student(pretrained, tmp_path):
+def test_a_builder_makes_a_smaller_student(pretrained, tmp_path):
     task = make_task({"model": str(pretrained), "builder": "layer_drop", "layers": 2})
     model = task.open(created(task, tmp_path / "student")).model
     assert (model.config.num_hidden_layers, model.config.num_labels) == (2, 3)
 
 
-def test_predictions_depend_on_order_or_company(tmp_path):
+def test_the_prediction_for_a_text_does_not_depend_on_the_other_texts(tmp_path):
     task = make_task()
     student = task.open(created(task, tmp_path / "student"))
     texts = [row["text"] for row in ROWS] + ["dog " * 40, "x"]
@@ -105,7 +105,7 @@ def test_predictions_depend_on_order_or_company(tmp_path):
     assert student.predict([]).labels == ()
 
 
-def test_the_report_is_of_other_predictions(tmp_path):
+def test_the_report_is_that_of_the_predictions(tmp_path):
     task = make_task()
     student = task.open(created(task, tmp_path / "student"))
     report, predictions = student.report(VALIDATION), student.predict(VALIDATION)
@@ -125,6 +125,6 @@ def test_the_report_is_of_other_predictions(tmp_path):
         ({"round_training": {"epochs": 1}}, "training has no field 'epochs'"),
     ],
 )
-def test_mistakes_are_found_in_the_middle_of_a_run(options, message):
+def test_mistakes_are_found_before_a_run(options, message):
     with pytest.raises(ValueError, match=message):
         TextClassification(FRESH, **{"labels": LABELS, "validation": VALIDATION, **options})

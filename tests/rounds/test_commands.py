@@ -72,7 +72,7 @@ def run(config, tmp_path, *arguments):
     return main(["rounds", str(path), *arguments])
 
 
-def test_a_table_of_texts_becomes_no_classifier_or_an_unexplained_one(config, tmp_path, capsys):
+def test_a_table_of_texts_becomes_a_classifier_and_a_record_of_its_rounds(config, tmp_path, capsys):
     assert run(config, tmp_path) == 0
     output = capsys.readouterr().out
     assert "data: 24 rows in 3 classes to begin with, 8 to validate with, 8 to test with" in output
@@ -91,7 +91,7 @@ def test_a_table_of_texts_becomes_no_classifier_or_an_unexplained_one(config, tm
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
 
 
-def test_a_dry_run_asks_or_hides_the_prompt_or_the_cost(config, tmp_path, capsys):
+def test_a_dry_run_asks_nothing_and_shows_the_prompt_and_the_cost(config, tmp_path, capsys):
     config["teacher"] |= {"prompt_price": 1000.0, "completion_price": 1000.0}
     assert run(config, tmp_path, "--dry-run") == 0
     output = capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_a_dry_run_asks_or_hides_the_prompt_or_the_cost(config, tmp_path, capsys
     assert run(config, tmp_path) == 0
 
 
-def test_a_spent_budget_looks_like_success(config, tmp_path, capsys):
+def test_a_spent_budget_gives_status_1_and_says_how_the_run_goes_on(config, tmp_path, capsys):
     config["budget"] = {"requests": 1}
     assert run(config, tmp_path, "--output-dir", str(tmp_path / "elsewhere")) == 1
     output = capsys.readouterr().out
@@ -125,13 +125,13 @@ def test_a_spent_budget_looks_like_success(config, tmp_path, capsys):
         ({"student": {"hidden_size": 3}}, "expected a folder"),
     ],
 )
-def test_mistakes_in_the_file_become_tracebacks(config, tmp_path, capsys, change, message):
+def test_mistakes_in_the_file_are_said_in_one_line(config, tmp_path, capsys, change, message):
     assert run({**config, **change}, tmp_path) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
 
 
-def test_missing_keys_are_guessed():
+def test_missing_keys_are_an_error():
     with pytest.raises(ValueError, match="the configuration has no data"):
         RoundsConfig.parse({"output_dir": "x"})

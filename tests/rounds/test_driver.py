@@ -61,7 +61,7 @@ def rows_json(count, seed=5, **extra):
     return json.dumps([{**row, **extra} for row in make_rows(dict.fromkeys(LABELS, count), seed)][:4])
 
 
-def test_rounds_add_the_accepted_rows_and_train_on_from_the_last_weights(finished):
+def test_rounds_add_the_accepted_rows_and_count_the_rejected_ones(finished):
     folder, result = finished
     assert [record.index for record in result.records] == [0, 1, 2]
     for before, after in zip(result.records, result.records[1:], strict=False):
@@ -99,7 +99,7 @@ def test_every_request_and_every_row_is_in_the_ledger(finished):
     assert {outcome["reason"] for outcome in outcomes if not outcome["accepted"]} >= {"label"}
 
 
-def test_a_finished_run_asks_or_trains_again(finished, monkeypatch):
+def test_a_finished_run_does_not_ask_or_train_again(finished, monkeypatch):
     folder, result = finished
     driver = make_driver(folder)
     monkeypatch.setattr(driver.task, "fit", None)
@@ -109,7 +109,7 @@ def test_a_finished_run_asks_or_trains_again(finished, monkeypatch):
     assert folder.with_name("run.log").read_text() == asked
 
 
-def test_a_folder_with_another_run_is_continued_on_other_data(finished):
+def test_a_folder_with_another_run_is_refused(finished):
     folder, _ = finished
     other = make_driver(folder, seed=1)
     with pytest.raises(ValueError, match="holds a run in rounds with other rows"):
@@ -117,7 +117,7 @@ def test_a_folder_with_another_run_is_continued_on_other_data(finished):
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_stage_comes_to_other_rounds_or_pays_twice(finished, tmp_path):
+def test_a_run_killed_at_any_stage_comes_to_the_same_rounds_and_repeats_one_unanswered_request(finished, tmp_path):
     folder = tmp_path / "run"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -142,7 +142,7 @@ def test_a_run_killed_at_any_stage_comes_to_other_rounds_or_pays_twice(finished,
     assert not list(folder.rglob("*.partial"))
 
 
-def test_a_spent_budget_loses_what_was_paid_for(tmp_path):
+def test_a_spent_budget_keeps_what_was_paid_for(tmp_path):
     result = make_driver(tmp_path / "run", quick=True, budget={"requests": 3}).run()
     assert result.interrupted
     assert "budget of 3 in requests is spent" in result.stopped
@@ -152,14 +152,14 @@ def test_a_spent_budget_loses_what_was_paid_for(tmp_path):
     assert (more.records, more.stopped) == (result.records, "all 2 rounds are done")
 
 
-def test_a_budget_that_is_spent_before_a_round_makes_an_empty_round(tmp_path):
+def test_a_budget_that_is_spent_before_a_round_makes_no_empty_round(tmp_path):
     result = make_driver(tmp_path / "run", quick=True, budget={"tokens": 300}).run()
     assert [record.num_proposed for record in result.records] == [0, 14]
     assert "budget of 300 in tokens is spent" in result.stopped
     assert result.folder.is_dir()
 
 
-def test_a_teacher_that_goes_away_ends_the_run_for_good(tmp_path):
+def test_a_run_whose_teacher_went_away_can_be_continued(tmp_path):
     teacher = Answers(rows_json(2), TeacherUnavailable("nobody listens"))
     result = make_driver(tmp_path / "run", quick=True, generator=RequestRunner(), teacher=teacher).run()
     assert (result.interrupted, result.stopped, len(result.records)) == (True, "nobody listens", 2)
@@ -168,7 +168,7 @@ def test_a_teacher_that_goes_away_ends_the_run_for_good(tmp_path):
     assert (result.interrupted, len(result.records), len(teacher.asked)) == (False, 3, 1)
 
 
-def test_an_illegible_answer_is_asked_for_more_than_once_more(tmp_path):
+def test_an_illegible_answer_is_asked_for_once_more(tmp_path):
     teacher = Answers("I would rather not.", rows_json(2), "no", "never")
     result = make_driver(tmp_path / "run", quick=True, generator=RequestRunner(), teacher=teacher).run()
     assert [record.num_proposed for record in result.records] == [0, 4, 0]
@@ -178,7 +178,7 @@ def test_an_illegible_answer_is_asked_for_more_than_once_more(tmp_path):
         assert ledger.summary().parses == {"rejected": 3, "parsed": 1}
 
 
-def test_refusals_and_timeouts_are_asked_again_or_not_counted(tmp_path):
+def test_refusals_and_timeouts_are_counted_and_not_asked_again(tmp_path):
     teacher = Answers(Answer(None, status="refused", error="policy"), Answer(None, status="timed_out", error="60 s"))
     result = make_driver(tmp_path / "run", quick=True, generator=RequestRunner(), teacher=teacher).run()
     assert [record.num_proposed for record in result.records] == [0, 0, 0]
@@ -189,7 +189,7 @@ def test_refusals_and_timeouts_are_asked_again_or_not_counted(tmp_path):
     assert [record.problems for record in result.records] == [[], ["refused: policy"], ["timed_out: 60 s"]]
 
 
-def test_surplus_rows_are_trained_on_and_missing_ones_pass_unnoticed(tmp_path):
+def test_surplus_rows_are_left_out_and_missing_rows_are_noted(tmp_path):
     many = json.dumps(make_rows(dict.fromkeys(LABELS, 2), seed=5))
     teacher = Answers(many, json.dumps(make_rows({"animal": 1}, seed=77)))
     result = make_driver(
@@ -201,7 +201,7 @@ def test_surplus_rows_are_trained_on_and_missing_ones_pass_unnoticed(tmp_path):
     assert details == ["6 rows instead of 4", "1 rows instead of 4"]
 
 
-def test_an_answer_cut_at_its_length_limit_leaves_half_a_row(tmp_path):
+def test_an_answer_that_ends_at_its_length_limit_loses_its_last_row(tmp_path):
     closed = Answer(rows_json(2), finish_reason="length")
     cut = Answer(rows_json(2, seed=6)[:-9], finish_reason="length")
     result = make_driver(tmp_path / "run", quick=True, generator=RequestRunner(), teacher=Answers(closed, cut)).run()
@@ -251,7 +251,7 @@ class Look(RoundGenerator):
 
 
 @pytest.mark.parametrize("source", ["none", "train", "held_out", "out_of_fold"])
-def test_errors_come_from_another_source_than_the_one_chosen(tmp_path, source):
+def test_errors_come_from_the_source_that_was_chosen(tmp_path, source):
     held_out = make_rows(dict.fromkeys(LABELS, 1), seed=9)
     generator = Look(source)
     driver = make_driver(
@@ -284,7 +284,7 @@ def test_errors_come_from_another_source_than_the_one_chosen(tmp_path, source):
         assert list(generator.again.confidences) == pytest.approx(list(context.errors_of.confidences), abs=1e-6)
 
 
-def test_a_dry_run_asks_or_changes_the_run(tmp_path, finished):
+def test_a_dry_run_asks_nothing_and_does_not_change_the_run(tmp_path, finished):
     folder = tmp_path / "run"
     (prompt,) = make_driver(folder).first_prompts()
     assert prompt.startswith("round 1: ")
@@ -320,7 +320,7 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, options, messag
     assert not (tmp_path / "run").exists()
 
 
-def test_a_generator_without_its_teacher_is_found_out_late(tmp_path):
+def test_a_generator_without_its_teacher_is_refused_when_the_driver_is_made(tmp_path):
     driver = make_driver(tmp_path / "run", quick=True)
     with pytest.raises(ValueError, match="there is none; give teacher"):
         type(driver)(driver.task, WordGenerator(), rows=driver.rows, validation=driver.validation, output_dir=tmp_path)

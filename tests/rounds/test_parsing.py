@@ -27,25 +27,25 @@ CLEAN = json.dumps([A, B])
         CLEAN[:-1] + ",\n] I made two.",
     ],
 )
-def test_items_are_lost_to_what_stands_around_or_between_them(answer):
+def test_items_are_found_whatever_stands_around_or_between_them(answer):
     parsed = parse_items(answer)
     assert parsed.items == [A, B]
     assert not parsed.truncated
 
 
-def test_an_unescaped_quote_ends_the_text_early():
+def test_an_unescaped_quote_does_not_end_the_text():
     assert parse_items('[{"text": "he said "no" to me", "label": "x"}]').items[0]["text"] == 'he said "no" to me'
 
 
 @pytest.mark.parametrize("cut", [1, 5, 12])
-def test_half_a_text_becomes_an_item_where_the_answer_broke_off(cut):
+def test_half_a_text_is_left_out_where_the_answer_broke_off(cut):
     parsed = parse_items(json.dumps([A, B, {"text": "a sentence cut in the", "label": "y"}])[:-cut])
     assert parsed.items == [A, B]
     assert parsed.truncated
 
 
 @pytest.mark.parametrize("answer", ["", "I am sorry, I cannot help with that.", "[]", "[1, 2]", '{"text": "half', "{}"])
-def test_an_answer_without_items_is_taken_for_an_empty_list(answer):
+def test_an_answer_without_items_is_an_error(answer):
     if answer == "{}":
         assert parse_items(answer).items == [{}]  # an item that no schema accepts
         return

@@ -65,6 +65,6 @@ def test_it_can_be_read_while_a_run_writes(folder, capsys):
         assert main(["ledger", "show", str(folder), "--json"]) == 0
 
 
-def test_a_missing_ledger_is_one_line_and_status_2(tmp_path, capsys):
+def test_a_missing_ledger_is_an_error_with_status_2(tmp_path, capsys):
     assert main(["ledger", "show", str(tmp_path)]) == 2
     assert "there is no ledger at" in capsys.readouterr().err

@@ -204,7 +204,9 @@ def test_an_outage_is_not_recorded_as_the_answer_of_every_prompt(server, make_te
 
 
 @pytest.mark.parametrize("name", ["a web page", "another shape", "500", "dropped"])
-def test_a_wrong_address_is_not_recorded_as_the_answer_of_every_prompt(name, server, make_teacher, steps, tmp_path):
+def test_an_endpoint_that_never_answers_is_not_recorded_as_the_answer_of_every_prompt(
+    name, server, make_teacher, steps, tmp_path
+):
     server.always = deque([SOON[name](steps)] * 100)
     with Ledger(tmp_path) as ledger:
         teacher = make_teacher(concurrency=2)
@@ -264,7 +266,7 @@ def test_a_pause_that_is_too_long_ends_the_run_and_says_how_long_it_is(server, m
     assert server.asked["p"] == 1
 
 
-def test_a_rate_limit_of_ours_spaces_requests(server, make_teacher):
+def test_requests_per_minute_spaces_requests(server, make_teacher):
     make_teacher(requests_per_minute=600).generate([f"p{index}" for index in range(5)])
     assert server.times[-1] - server.times[0] > 0.3
 
@@ -343,7 +345,7 @@ def test_a_budget_in_money_without_prices_is_an_error_and_not_free(server, make_
         assert ledger.summary().answers == {"answered": 1}, "what was paid for is kept"
 
 
-def test_it_works_where_an_event_loop_is_running_as_in_a_notebook(make_teacher):
+def test_a_teacher_works_where_an_event_loop_is_running_as_in_a_notebook(make_teacher):
     async def cell():
         return make_teacher().generate(["p"])
 

@@ -21,7 +21,7 @@ def texts(teacher, prompts=PROMPTS, seed=0):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_without_sampling_it_writes_what_generate_writes(family):
+def test_without_sampling_a_teacher_writes_what_generate_writes(family):
     teacher = make(family, temperature=0)
     tokenizer = tiny_tokenizer()
     for prompt, answer in zip(PROMPTS, teacher.generate(PROMPTS), strict=True):
@@ -43,7 +43,7 @@ def test_an_answer_does_not_depend_on_the_prompts_beside_it_nor_on_their_order(f
     assert len(set(together)) == 4
 
 
-def test_a_prompt_given_twice_and_prompts_under_one_seed_get_answers_of_their_own():
+def test_a_prompt_given_twice_gets_two_answers_that_repeat_under_the_same_seed():
     teacher = make(temperature=5.0)
     first, second = texts(teacher, ["w5", "w5"])
     assert first != second
@@ -102,7 +102,7 @@ def test_an_answer_ends_before_a_stop_text():
     assert stop not in other.text
 
 
-def test_sampling_defaults_of_the_checkpoint_do_not_change_answers_without_notice(recwarn):
+def test_sampling_defaults_of_the_checkpoint_change_no_answer_and_cause_no_warning(recwarn):
     before = texts(make())
     teacher = make()
     teacher.module.generation_config.update(do_sample=True, temperature=0.1, top_p=0.5, top_k=1)

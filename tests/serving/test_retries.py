@@ -15,11 +15,11 @@ from hf_distill.serving.retries import AttemptFailed, Pace, retry_after
     ("value", "seconds"),
     [("3", 3.0), ("0.5", 0.5), ("-2", 0.0), ("", None), ("soon", None), ("nan", None), ("inf", None), ("1e999", None)],
 )
-def test_retry_after_in_seconds(value, seconds):
+def test_retry_after_in_seconds_is_read_and_nonsense_is_ignored(value, seconds):
     assert retry_after({"retry-after": value} if value else {}) == seconds
 
 
-def test_retry_after_as_a_date_of_any_zone():
+def test_retry_after_as_a_date_of_any_zone_is_read_as_seconds_from_now():
     date = datetime.now(timezone.utc) + timedelta(seconds=90)
     for zone in (timezone.utc, timezone(timedelta(hours=-5))):
         assert 85 < retry_after({"retry-after": format_datetime(date.astimezone(zone))}) <= 90

@@ -50,7 +50,7 @@ def test_settings_that_differ_are_not_answered_from_one_another(tmp_path):
     assert texts == ["a", "A"]
 
 
-def test_it_works_without_ledger_and_budget():
+def test_a_teacher_works_without_ledger_and_budget():
     assert [answer.text for answer in Parrot().generate(["a", "a"])] == ["a", "a"]
     assert Parrot().generate([]) == []
 

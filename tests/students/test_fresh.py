@@ -72,7 +72,7 @@ def test_shares_are_shares_of_the_parameters(big_models, family, size, share):
     assert student.config.num_hidden_layers < teacher.config.num_hidden_layers
 
 
-def test_key_value_heads_keep_their_share_and_divide_the_heads():
+def test_key_value_heads_keep_their_share_as_far_as_they_divide_the_heads():
     teacher = tiny_model("llama", hidden_size=48, num_attention_heads=12, num_key_value_heads=4)
     config = build_student(teacher, "fresh", heads=6).model.config
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (6, 2, 8)
@@ -150,6 +150,6 @@ def test_other_fields_and_another_vocabulary_are_taken_over():
         ({"config": {"rms_norm_epss": 1}}, "did you mean 'rms_norm_eps'"),
     ],
 )
-def test_impossible_wishes_say_what_is_possible(options, message):
+def test_impossible_shapes_are_refused_with_the_reason(options, message):
     with pytest.raises(ValueError, match=message):
         build_student(tiny_model("llama"), "fresh", **options)

@@ -99,7 +99,7 @@ def test_the_shape_is_that_of_the_family():
 
 
 @pytest.mark.parametrize("family", ["llama", "bert_mlm", "t5", "bart", "vit"])
-def test_sample_inputs_are_inputs(family):
+def test_sample_inputs_can_be_given_to_the_model_they_are_made_for(family):
     model = tiny_model(family)
     inputs = sample_inputs(model, batch_size=3, length=7)
     with torch.no_grad():

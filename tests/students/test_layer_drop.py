@@ -202,6 +202,6 @@ def test_dtype_attention_generation_defaults_and_tied_weights_are_the_teachers()
         ("llama", {"decoder_layers": 1}, "one stack of blocks; say layers"),
     ],
 )
-def test_impossible_wishes_say_what_is_possible(family, options, message):
+def test_impossible_choices_of_blocks_are_refused_with_the_reason(family, options, message):
     with pytest.raises(ValueError, match=message):
         build_student(tiny_model(family), **options)

@@ -132,7 +132,7 @@ print(json.dumps({"building": built - before, "using": peak() - built, "student"
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
-def test_a_teacher_on_disk_is_never_in_memory(tmp_path):
+def test_a_teacher_on_disk_is_never_whole_in_memory(tmp_path):
     teacher = tiny_model("llama", hidden_size=512, intermediate_size=2048, num_hidden_layers=16)
     teacher_mb = teacher.num_parameters() / 2**18
     teacher.save_pretrained(tmp_path)
@@ -152,7 +152,7 @@ def renamed(teacher):
     return Blueprint(teacher.config, mapping, tokenizer=tiny_tokenizer(), generation_config=generation)
 
 
-def test_a_student_with_another_vocabulary_ends_its_texts_where_the_teacher_did():
+def test_a_student_takes_the_tokenizer_and_generation_defaults_of_its_blueprint():
     build = build_student(tiny_model("llama"), renamed)
     assert build.model.generation_config.eos_token_id == 5
     assert build.tokenizer is not None
@@ -167,6 +167,6 @@ def crowded(teacher):
     return Blueprint(config, {name: Source("copy", (name,)) for name in skeleton(teacher, config).state_dict()})
 
 
-def test_a_configuration_that_the_family_refuses_is_a_traceback():
+def test_a_configuration_that_the_family_refuses_is_an_error_that_says_why():
     with pytest.raises(ValueError, match=r"LlamaConfig refuses the student's configuration: .*not a multiple of"):
         build_student(tiny_model("llama"), crowded)

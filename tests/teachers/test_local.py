@@ -27,7 +27,7 @@ def batch_for(model):
 @pytest.mark.parametrize(
     "options", [{}, {"dtype": "bfloat16"}, {"device_map": "cpu"}, {"dtype": torch.float64}], ids=str
 )
-def test_teacher_from_a_folder_says_something_else_than_the_model(folder, options):
+def test_a_teacher_from_a_folder_gives_the_logits_and_features_of_the_model(folder, options):
     teacher = LocalTeacher(folder, **options)
     teacher.request(rows=True, taps=["hidden.1"])
     batch = batch_for(teacher.model)
@@ -43,7 +43,7 @@ def test_teacher_from_a_folder_says_something_else_than_the_model(folder, option
     assert not logits.requires_grad
 
 
-def test_teacher_keeps_dropout_and_gradients():
+def test_a_teacher_runs_without_dropout_or_gradients():
     model = tiny_model("llama", attention_dropout=0.5).train()
     teacher = LocalTeacher(model)
     teacher.request(rows=True, taps=())
@@ -72,7 +72,7 @@ class Counting(LocalTeacher):
         (["task", {"name": "forward_kl", "weight": {"start": 1.0, "end": 0.0, "steps": 1}}], 2),
     ],
 )
-def test_teacher_runs_more_often_than_once_a_micro_batch_that_needs_it(losses, expected, tmp_path):
+def test_a_teacher_runs_once_for_each_micro_batch_that_needs_it(losses, expected, tmp_path):
     teacher = Counting(tiny_model("llama", seed=1))
     trainer = DistillationTrainer(
         model=tiny_model("llama"),
@@ -94,6 +94,6 @@ def test_teacher_runs_more_often_than_once_a_micro_batch_that_needs_it(losses, e
     assert teacher.calls == expected
 
 
-def test_missing_folder_is_not_said_clearly(tmp_path):
+def test_a_missing_folder_is_named_in_the_error(tmp_path):
     with pytest.raises((OSError, ValueError), match="nowhere"):
         LocalTeacher(str(tmp_path / "nowhere"))

@@ -80,7 +80,7 @@ test_parts_are_a_batch_like_any_other = conformance(
 )
 
 
-def test_tokens_of_parts_that_nobody_reads_are_counted(tmp_path):
+def test_tokens_of_parts_that_no_loss_reads_are_not_counted(tmp_path):
     inputs = collate(list(data()[0])) | {"third": {"input_ids": torch.ones(4, 100, dtype=torch.int64)}}
     one = trainer(tmp_path, [TwoViews()])
     batch = one.batch_reader.read(inputs)
@@ -88,7 +88,7 @@ def test_tokens_of_parts_that_nobody_reads_are_counted(tmp_path):
     assert int(one.distillation_step.num_tokens(batch)) == expected
 
 
-def test_duplicates_that_fill_up_a_batch_count():
+def test_duplicates_that_fill_up_a_batch_do_not_count():
     batch = BatchReader(tiny_model("bert"), shifted=False).read(collate(list(data()[0])), num_real=3)
     assert batch.row_mask.tolist() == batch.token_mask.tolist() == [True, True, True, False]
     assert int(batch.count("examples")) == 3
@@ -98,7 +98,7 @@ def test_duplicates_that_fill_up_a_batch_count():
 
 
 @pytest.mark.parametrize("dispatch_batches", [None, True, False])
-def test_streams_of_parts_are_cut_in_the_wrong_places(dispatch_batches):
+def test_streams_of_parts_are_refused_where_they_would_be_cut_in_the_wrong_places(dispatch_batches):
     stream = data()[0].to_iterable_dataset()
     several = SimpleNamespace(num_processes=2, dispatch_batches=dispatch_batches)
     refuse_cut_parts(data()[0], several)
@@ -126,7 +126,7 @@ def without_second(rows):
         (["task", TwoViews()], collate, "'task' reads flat batches, but the collator made the parts first, second"),
     ],
 )
-def test_a_loss_that_does_not_go_with_the_collator_is_computed_on_something_else(tmp_path, losses, collator, says):
+def test_a_loss_that_does_not_go_with_the_collator_is_refused(tmp_path, losses, collator, says):
     with pytest.raises(ValueError, match=says):
         trainer(tmp_path, losses, data_collator=collator).train()
 
@@ -135,7 +135,7 @@ def means(prediction: EvalPrediction):
     return {"mean": float(prediction.predictions.mean()), "labels": float(prediction.label_ids.sum())}
 
 
-def test_compute_metrics_gets_the_outputs_of_some_part(tmp_path):
+def test_compute_metrics_gets_the_predictions_that_the_loss_makes(tmp_path):
     dataset = data(9)[0]  # the last batch has one example
     one = trainer(tmp_path, [Predicting()], dataset=dataset, eval_dataset=dataset, compute_metrics=means)
     found = one.evaluate()
@@ -143,13 +143,13 @@ def test_compute_metrics_gets_the_outputs_of_some_part(tmp_path):
     assert found["eval_labels"] == sum(range(8)) + 0
 
 
-def test_predictions_that_nobody_makes_end_in_an_obscure_error(tmp_path):
+def test_predictions_that_no_loss_makes_are_an_error_that_names_the_losses(tmp_path):
     one = trainer(tmp_path, [TwoViews()], eval_dataset=data()[0], compute_metrics=means)
     with pytest.raises(ValueError, match="none of the losses makes some of a nested batch: TwoViews"):
         one.evaluate()
 
 
-def test_the_temperature_of_a_batch_loss_is_refused(tmp_path):
+def test_a_batch_loss_takes_a_temperature_only_where_its_constructor_has_one(tmp_path):
     class Plugin:
         __name__ = "tempered"
 

@@ -63,25 +63,25 @@ def error_cases():
 
 
 @pytest.mark.parametrize("case", sorted(error_cases()))
-def test_wrong_input_is_not_said_clearly(case, tmp_path):
+def test_wrong_input_is_an_error_that_says_what_is_wrong(case, tmp_path):
     options, message = error_cases()[case]
     with pytest.raises(ValueError, match=message):
         trainer_for(tmp_path, **options).train()
 
 
-def test_arguments_carry_a_model_into_every_checkpoint(tmp_path):
+def test_a_model_in_the_arguments_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Give objects to the trainer itself"):
         arguments(tmp_path, teacher={"model": tiny_model("llama")})
 
 
-def test_data_parallel_leaves_the_teacher_behind(tmp_path):
+def test_data_parallel_is_refused_in_favour_of_accelerate_launch(tmp_path):
     args = arguments(tmp_path)
     args._n_gpu = 2
     with pytest.raises(ValueError, match="accelerate launch"):
         trainer_for(tmp_path, args=args)
 
 
-def test_regression_is_taught_by_a_softmax_of_one_column(tmp_path):
+def test_regression_is_taught_by_squared_error_and_refuses_a_divergence(tmp_path):
     data = classification_dataset(8).map(lambda row: {"labels": float(row["labels"])})
     collator = DataCollatorWithPadding(tiny_tokenizer())
     make = {"num_labels": 1, "problem_type": "regression"}
@@ -137,7 +137,7 @@ def test_a_loss_says_itself_whether_it_teaches_one_column(tmp_path, loss, accept
             trainer_for(tmp_path, **options)
 
 
-def test_classes_in_another_order_train_on_the_wrong_ones(tmp_path):
+def test_classes_in_another_order_are_refused(tmp_path):
     labels = {0: "bad", 1: "good", 2: "neutral"}
     student, teacher = tiny_model("bert_classifier"), tiny_model("bert_classifier", seed=1)
     student.config.id2label, teacher.config.id2label = labels, {0: "good", 1: "bad", 2: "neutral"}
@@ -145,7 +145,7 @@ def test_classes_in_another_order_train_on_the_wrong_ones(tmp_path):
         trainer_for(tmp_path, model=student, teacher=teacher, data=classification_dataset(8))
 
 
-def test_model_init_leaves_projections_out_of_the_new_model(tmp_path):
+def test_the_new_model_of_model_init_has_the_projections_and_learns(tmp_path):
     trainer = DistillationTrainer(
         args=arguments(tmp_path, max_steps=15),
         model_init=lambda: tiny_model("llama", hidden_size=16),
@@ -160,7 +160,7 @@ def test_model_init_leaves_projections_out_of_the_new_model(tmp_path):
     assert last < 0.9 * first
 
 
-def test_student_is_not_built_where_the_arguments_say_how(tmp_path):
+def test_student_is_built_where_the_arguments_say_how(tmp_path):
     args = arguments(tmp_path, student={"builder": "layer_drop", "layers": 1})
     trainer = DistillationTrainer(
         args=args, teacher=tiny_model("llama"), train_dataset=causal_lm_dataset(8), data_collator=TEXT
@@ -169,7 +169,7 @@ def test_student_is_not_built_where_the_arguments_say_how(tmp_path):
     assert trainer.model.config.num_hidden_layers == 1
 
 
-def test_iterable_data_cannot_be_distilled_on(tmp_path):
+def test_iterable_data_can_be_distilled_on(tmp_path):
     data = causal_lm_dataset(16).to_iterable_dataset()
     trainer = trainer_for(tmp_path, data=data)
     trainer.train()
@@ -177,7 +177,7 @@ def test_iterable_data_cannot_be_distilled_on(tmp_path):
     assert isinstance(causal_lm_dataset(2), Dataset)
 
 
-def test_student_in_half_precision_becomes_nan_without_a_word(tmp_path):
+def test_a_student_in_half_precision_is_refused_and_a_built_student_is_in_float32(tmp_path):
     with pytest.raises(ValueError, match=r"weights are float16, .* Load it with dtype"):
         trainer_for(tmp_path, model=tiny_model("llama").half())
     built = DistillationTrainer(

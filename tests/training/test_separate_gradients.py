@@ -67,7 +67,7 @@ def near(found, expected):
 
 
 @pytest.mark.parametrize(("micro_batch", "accumulation"), [(4, 1), (2, 2), (1, 4)])
-def test_the_sum_of_both_gradients_is_not_that_of_the_sum(tmp_path, micro_batch, accumulation):
+def test_the_sum_of_both_gradients_is_the_gradient_of_the_sum(tmp_path, micro_batch, accumulation):
     spec = {"weight": 0.3, "label": "own"}
     together = step(trainer_for(tmp_path, ["task", {"function": Apart(apart=False), **spec}]))
     cut = {"micro_batch": micro_batch, "accumulation": accumulation}
@@ -76,7 +76,7 @@ def test_the_sum_of_both_gradients_is_not_that_of_the_sum(tmp_path, micro_batch,
 
 
 @pytest.mark.parametrize(("micro_batch", "accumulation"), [(4, 1), (2, 2)])
-def test_gradients_are_merged_before_the_step_is_complete(tmp_path, micro_batch, accumulation):
+def test_gradients_are_merged_once_when_the_step_is_complete(tmp_path, micro_batch, accumulation):
     loss = Apart(keep=0.0)
     trainer = trainer_for(
         tmp_path, ["task", {"function": loss, "weight": 0.3}], micro_batch=micro_batch, accumulation=accumulation
@@ -90,7 +90,7 @@ def test_gradients_are_merged_before_the_step_is_complete(tmp_path, micro_batch,
     near(found, alone)  # nothing of this loss was kept
 
 
-def test_the_logged_loss_lacks_the_part_that_is_kept_apart(tmp_path):
+def test_the_logged_loss_includes_the_part_that_is_kept_apart(tmp_path):
     losses = []
     for apart in (False, True):
         trainer = trainer_for(tmp_path, ["task", {"function": Apart(apart=apart), "label": "own"}])
@@ -99,7 +99,7 @@ def test_the_logged_loss_lacks_the_part_that_is_kept_apart(tmp_path):
     assert losses[0] == pytest.approx(losses[1])
 
 
-def test_a_loss_with_nobody_to_merge_with_is_trained_without_a_word(tmp_path):
+def test_a_loss_that_merges_gradients_needs_other_losses_that_do_not(tmp_path):
     with pytest.raises(ValueError, match=r"'Apart' puts its gradient together .* there are no others"):
         trainer_for(tmp_path, [{"function": Apart()}])
     both = [{"function": Apart(), "label": label} for label in ("a", "b")]
@@ -108,7 +108,7 @@ def test_a_loss_with_nobody_to_merge_with_is_trained_without_a_word(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [DistributedType.DEEPSPEED, DistributedType.FSDP])
-def test_gradients_that_are_divided_up_are_merged_piece_by_piece(tmp_path, kind):
+def test_separate_gradients_are_refused_where_gradients_are_divided_up(tmp_path, kind):
     separate = trainer_for(tmp_path, ["task", {"function": Apart()}])._separate
     separate.check(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU))
     with pytest.raises(ValueError, match=f"'Apart' needs its gradient .* {kind.value} divides .* Launch with DDP"):
@@ -132,7 +132,7 @@ class Counting(TrainDatasetMixin, BatchLoss):
         return student.rows.logits.square().sum() * self.size.squeeze()
 
 
-def test_a_loss_does_not_see_the_training_data(tmp_path):
+def test_a_loss_sees_the_training_data(tmp_path):
     loss = Counting()
     trainer_for(tmp_path, ["task", {"function": loss}])
     assert loss.size == 4
@@ -145,7 +145,7 @@ class Blind(Counting):
         dataset["classes"]
 
 
-def test_a_loss_that_cannot_read_the_data_does_not_say_who_it_is(tmp_path):
+def test_the_error_of_a_loss_that_cannot_read_the_data_says_where_the_loss_came_from(tmp_path):
     with pytest.raises(ValueError, match="classes") as raised:
         trainer_for(tmp_path, ["task", {"function": Blind()}])
     assert "the training script" in " ".join([str(raised.value), *getattr(raised.value, "__notes__", [])])
