@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .losses.row_sums import weighted_row_sum as weighted_row_sum
     from .losses.rowwise import as_float32 as as_float32
     from .losses.rowwise import rowwise as rowwise
+    from .metrics.base import Metric as Metric
     from .models.heads import Head as Head
     from .models.layers import blocks as blocks
     from .models.layers import hidden_width as hidden_width
@@ -126,6 +127,7 @@ _MODULES = {
     ".losses.row_functions": ["row_loss"],
     ".losses.row_sums": ["differentiable_log_probs", "log_probs_of", "weighted_row_sum"],
     ".losses.rowwise": ["as_float32", "rowwise"],
+    ".metrics.base": ["Metric"],
     ".models.heads": ["Head"],
     ".models.layers": ["blocks", "hidden_width", "match_layers", "num_blocks"],
     ".plugins.manager": ["Plugins"],
@@ -186,6 +188,7 @@ __all__ = [
     "LocalTeacher",
     "LocalTextTeacher",
     "LoopModels",
+    "Metric",
     "MixtureSelector",
     "NestedBatchMixin",
     "OnPolicy",

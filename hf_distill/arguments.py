@@ -58,9 +58,19 @@ class DistillationArguments(TrainingArguments):
             "build one from the teacher."
         },
     )
+    metrics: list[Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": 'What evaluations measure beside the losses: names or {name, ...options}, such as "accuracy" or '
+            "{name: calibration, num_bins: 10}."
+        },
+    )
     plugins: list[str] | str | None = field(
         default=None,
-        metadata={"help": "Names of the plugins to use, or paths of Python files. Installed is not active."},
+        metadata={
+            "help": "Paths of Python files, names of plugins to use though no component of theirs is named, and -NAME "
+            "for those that must not be used."
+        },
     )
     loss_memory_mb: int = field(
         default=240,
@@ -71,10 +81,12 @@ class DistillationArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
-        for name in ("teacher", "losses", "selector", "generator", "student", "plugins"):
+        for name in ("teacher", "losses", "selector", "generator", "student", "metrics", "plugins"):
             setattr(self, name, plain(parse_nested(getattr(self, name), name), name))
         if isinstance(self.losses, str):
             self.losses = [self.losses]
+        if isinstance(self.metrics, str):
+            self.metrics = [self.metrics]
         if isinstance(self.plugins, str):
             self.plugins = [part.strip() for part in self.plugins.split(",")]
         if self.loss_memory_mb < 1:

@@ -5,7 +5,6 @@ The only file that overrides methods of `transformers.Trainer`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,9 +26,10 @@ from .training.callback import TrainingEvents
 from .training.checkpoints import last_complete_checkpoint, read_state, warn_of_other_versions, write_state
 from .training.context import TrainingContext
 from .training.distributed import check_processes, end_processes_in_order, sum_over_processes
+from .training.evaluation import Evaluation
 from .training.logs import TrainingLog
 from .training.loss_state import auxiliary_state, load_auxiliary, save_auxiliary
-from .training.meter import Meter, means, named_for_log, peak_memory_mb
+from .training.meter import peak_memory_mb
 from .training.plan import Plan, uses_fsdp
 from .training.rewriting import rewrite
 from .training.selection import DataSelection, make_interval_loader, make_probe
@@ -52,6 +52,7 @@ class DistillationTrainer(Trainer):
         losses: names, functions, or mappings of name, weight, temperature and options; before `args.losses`.
         selector: which data comes next; a `Selector` or a mapping of name and options; before `args.selector`.
         generator: who writes batches inside the loop; a `BatchGenerator` or a mapping; before `args.generator`.
+        metrics: what evaluations measure beside the losses: names, mappings, `Metric` objects; before `args.metrics`.
         probe_dataset: what a selector measures the models on; a data set like `train_dataset`.
         plugins: names of plugins, paths of Python files, or plugin objects; before `args.plugins`.
         **trainer_arguments: everything else that `Trainer` takes.
@@ -74,18 +75,19 @@ class DistillationTrainer(Trainer):
         selector: Any = None,
         generator: Any = None,
         probe_dataset: Any = None,
+        metrics: Sequence[Any] | None = None,
         plugins: Sequence[Any] | None = None,
         **trainer_arguments: Any,
     ) -> None:
         if args is None:
             args = TrainingArguments(output_dir="tmp_trainer")
-        given = {"teacher": teacher, "losses": losses, "selector": selector, "generator": generator}
+        given = {"teacher": teacher, "losses": losses, "selector": selector, "generator": generator, "metrics": metrics}
         self.plan = Plan(args, **given, plugins=plugins)
         self.probe_dataset = probe_dataset
         self._step: DistillationStep | None = None
         self._separate: SeparateGradient | None = None
         self._selection = None if self.plan.selector is None else DataSelection(self.plan.selector)
-        self._log, self._eval_meter = TrainingLog(), Meter()
+        self._log, self._evaluation = TrainingLog(), Evaluation(self.plan.metrics)
         self._extra_logs: dict[str, float] = {}
         if self.plan.active:
             self.plan.check(args)
@@ -169,6 +171,7 @@ class DistillationTrainer(Trainer):
                 memory=self.plan.memory,
                 task_function=self.compute_loss_func,
                 accepts_item_count=self.model_accepts_loss_kwargs,
+                metrics=self.plan.metrics,
             )
         return self._step
 
@@ -288,7 +291,14 @@ class DistillationTrainer(Trainer):
         return (result.loss, result.outputs) if return_outputs else result.loss
 
     def _run_step(
-        self, model: nn.Module, batch: Batch, counts: Tensor | None, *, whole_logits: bool, observe: bool
+        self,
+        model: nn.Module,
+        batch: Batch,
+        counts: Tensor | None,
+        *,
+        whole_logits: bool,
+        observe: bool,
+        measure: bool = False,
     ) -> StepResult:
         step = self.distillation_step
         if counts is None:
@@ -302,6 +312,7 @@ class DistillationTrainer(Trainer):
             num_processes=self.accelerator.num_processes // self.get_tp_size(),
             whole_logits=whole_logits,
             observe=observe,
+            measure=measure,
         )
 
     # ---- Logging ----
@@ -367,13 +378,13 @@ class DistillationTrainer(Trainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """One evaluation batch: all losses, with or without labels, and the logits where they are wanted."""
         if not self.plan.distils:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+            return self._measured_prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
         batch = self.distillation_step.reader.read(inputs, num_real=num_real_examples(inputs, self.accelerator))
         whole_logits = not prediction_loss_only
         with torch.no_grad(), self.compute_loss_context_manager():
-            result = self._run_step(model, batch, None, whole_logits=whole_logits, observe=True)
-        self._eval_meter.add_all(result.sums)
+            result = self._run_step(model, batch, None, whole_logits=whole_logits, observe=True, measure=True)
+        self._evaluation.add(result.sums)
         if prediction_loss_only:
             return result.loss.detach(), None, None
         ignored = ignore_keys or getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", [])
@@ -381,20 +392,28 @@ class DistillationTrainer(Trainer):
         logits = nested_detach(kept[0] if len(kept) == 1 else kept)
         return result.loss.detach(), logits, nested_detach(batch.labels) if batch.labels is not None else None
 
+    def _measured_prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None
+    ) -> tuple[Tensor | None, Any, Any]:
+        """`Trainer`'s own evaluation batch, whose logits the metrics see, too."""
+        if not self.plan.metrics:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        batch = self.batch_reader.read(inputs, num_real=num_real_examples(inputs, self.accelerator))
+        self._evaluation.add_logits(logits, batch, self.plan.memory)
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """`Trainer.evaluation_loop`, and each loss, teacher agreement and perplexity over the whole set."""
-        self._eval_meter.clear()
+        self._evaluation.clear()
         output = super().evaluation_loop(*args, **kwargs)
-        if self.plan.distils:
-            prefix = kwargs.get("metric_key_prefix", "eval")
-            by_loss = means(self._eval_meter.read(self.args.device))
-            measured = named_for_log(by_loss)
-            # Trainer's own is a mean over batches, which depends on how many examples each has.
-            measured["loss"] = self.distillation_step.total(
-                by_loss, step=self.state.global_step, max_steps=self.state.max_steps
-            )
-            if self.plan.head is not None and "task_loss" in measured:
-                measured["perplexity"] = math.exp(min(measured["task_loss"], 700.0))
+        if self.plan.distils or self.plan.metrics:
+            prefix, device = kwargs.get("metric_key_prefix", "eval"), self.args.device
+            by_loss, clock = self._evaluation.loss_means(device), (self.state.global_step, self.state.max_steps)
+            total = self.distillation_step.total(by_loss, step=clock[0], max_steps=clock[1]) if by_loss else None
+            vocabulary = self.plan.head is not None
+            measured = self._evaluation.results(by_loss, total=total, has_vocabulary=vocabulary, device=device)
             assert output.metrics is not None
             output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         if not self.is_in_train:

@@ -39,6 +39,7 @@ PUBLIC_NAMES = [
     "LocalTeacher",
     "LocalTextTeacher",
     "LoopModels",
+    "Metric",
     "MixtureSelector",
     "NestedBatchMixin",
     "OnPolicy",

@@ -1,1 +1,1 @@
-"""What is measured of a student: agreement with the teacher, perplexity, calibration, recovery. See each file."""
+"""What evaluation measures of a student beside its losses; one metric a file, `base` says what one is."""

@@ -2,66 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
-import datasets
-import evaluate
 import numpy as np
+import torch
+from torch import Tensor
 
-from .distributions import check_distributions
-
-_DESCRIPTION = "Expected calibration error of the most likely class."
-_INPUTS = """
-Args:
-    predictions: [n, C] probabilities.
-    references: [n] true classes.
-    n_bins: bins of equal width over the confidence, 15 by default.
-Returns:
-    expected_calibration_error: in [0, 1].
-    accuracy: share of rows whose most likely class is the true one.
-    confidence: mean probability of the most likely class.
-"""
-_CITATION = """
-@inproceedings{guo2017calibration,
-  title = {On Calibration of Modern Neural Networks},
-  author = {Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
-  booktitle = {ICML}, year = {2017}, note = {arXiv:1706.04599}
-}
-"""
+from .base import Metric, Sums
 
 
-class ExpectedCalibrationError(evaluate.Metric):  # type: ignore[misc]
+class ExpectedCalibrationError(Metric):
     """``sum over bins m of |B_m| / n * |accuracy(B_m) - confidence(B_m)|``, bins ``((m - 1) / M, m / M]``.
 
-    Paper: Guo et al. 2017, arXiv:1706.04599, equation 3.
+    Args:
+        num_bins: bins of equal width over the confidence (M).
 
-        ExpectedCalibrationError().compute(predictions=probabilities, references=labels, n_bins=15)
+    Raises:
+        ValueError: there is no bin.
+
+    Paper: Guo et al. (2017), On Calibration of Modern Neural Networks, arXiv:1706.04599, equation 3.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Value("int64"),
-                }
-            ),
-        )
+    def __init__(self, *, num_bins: int = 15) -> None:
+        if num_bins < 1:
+            raise ValueError(f"num_bins is {num_bins}; expected at least 1.")
+        self.num_bins = num_bins
 
-    def _compute(self, *, predictions: Any, references: Any, n_bins: int = 15) -> dict[str, float]:
-        if n_bins < 1:
-            raise ValueError(f"n_bins is {n_bins}; expected at least 1.")
-        probabilities = check_distributions(np.asarray(predictions))
-        confidence = probabilities.max(-1)
-        correct = probabilities.argmax(-1) == np.asarray(references)
+    def update(self, student: Tensor, teacher: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
+        """See `Metric.update`."""
+        assert labels is not None
+        confidence, found = student.double().softmax(-1).max(-1)
+        edges = torch.linspace(0, 1, self.num_bins + 1, dtype=torch.float64, device=student.device)[1:-1]
         # Closed on the right: a confidence of exactly m / M belongs to bin m.
-        bins = np.digitize(confidence, np.linspace(0, 1, n_bins + 1)[1:-1], right=True)
-        gaps = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
-        return {
-            "expected_calibration_error": float(np.abs(gaps).sum() / len(confidence)),
-            "accuracy": float(correct.mean()),
-            "confidence": float(confidence.mean()),
-        }
+        bins = torch.bucketize(confidence, edges)
+        sums = {"count": torch.ones_like(confidence), "correct": (found == labels).double(), "confidence": confidence}
+        empty = torch.zeros(self.num_bins, dtype=torch.float64, device=student.device)
+        return {name: empty.index_add(0, bins, values) for name, values in sums.items()}
+
+    def compute(self, sums: Sums, measured: Mapping[str, float]) -> dict[str, float]:
+        """See `Metric.compute`."""
+        gaps = np.abs(sums["correct"] - sums["confidence"])
+        return {"expected_calibration_error": float(gaps.sum() / sums["count"].sum())}

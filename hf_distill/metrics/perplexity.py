@@ -1,47 +1,26 @@
-"""Perplexity from sums of cross-entropy, so that batches of any size add up to the corpus."""
+"""Perplexity: a mean over all tokens, never a mean of means of batches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-import datasets
-import evaluate
+import torch
+from torch import Tensor
 
-_DESCRIPTION = "Perplexity of a corpus from the summed cross-entropy of its parts."
-_INPUTS = """
-Args:
-    predictions: summed cross-entropy (negative log-probability) of the tokens of each part, in nats.
-    references: number of predicted tokens of each part.
-Returns:
-    cross_entropy: nats per token.
-    perplexity: its exponential.
-"""
+from .base import Metric, Sums, count_of
 
 
-class Perplexity(evaluate.Metric):  # type: ignore[misc]
-    """``exp(sum of cross-entropies / number of tokens)``: a mean over tokens, never a mean of means of batches.
+class Perplexity(Metric):
+    """``exp(sum of cross-entropies / number of rows)``, whatever the losses of the training are."""
 
-    Perplexity().compute(predictions=[cross_entropy_sum], references=[num_tokens])
-    """
+    def update(self, student: Tensor, teacher: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
+        """See `Metric.update`."""
+        assert labels is not None
+        values = torch.nn.functional.cross_entropy(student, labels.long(), reduction="none")
+        return {"cross_entropy": values.double().sum(), "count": count_of(student)}
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
-            ),
-        )
-
-    def _compute(self, *, predictions: Sequence[float], references: Sequence[int]) -> dict[str, float]:
-        num_tokens = sum(references)
-        if num_tokens <= 0:
-            raise ValueError("There are no predicted tokens; perplexity is not defined.")
-        cross_entropy = math.fsum(predictions) / num_tokens
-        try:
-            perplexity = math.exp(cross_entropy)
-        except OverflowError:
-            perplexity = math.inf
-        return {"cross_entropy": cross_entropy, "perplexity": perplexity}
+    def compute(self, sums: Sums, measured: Mapping[str, float]) -> dict[str, float]:
+        """See `Metric.compute`."""
+        mean = float(sums["cross_entropy"] / sums["count"])
+        return {"perplexity": math.exp(min(mean, 700.0))}

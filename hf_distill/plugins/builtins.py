@@ -56,8 +56,13 @@ def register_students(register: Register) -> None:
 def register_metrics(register: Register) -> None:
     """How near the student is to the teacher, and how good by itself."""
     register("teacher_agreement", "hf_distill.metrics.agreement:TeacherAgreement")
+    register("probability_loyalty", "hf_distill.metrics.loyalty:ProbabilityLoyalty")
     register("perplexity", "hf_distill.metrics.perplexity:Perplexity")
     register("calibration", "hf_distill.metrics.calibration:ExpectedCalibrationError")
+    register("accuracy", "hf_distill.metrics.accuracy:Accuracy")
+    register("f1", "hf_distill.metrics.f1:F1")
+    register("evaluate", "hf_distill.metrics.published:PublishedMetric")
+    register("recovery", "hf_distill.metrics.recovery:Recovery")
 
 
 @hookimpl

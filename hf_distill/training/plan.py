@@ -25,6 +25,7 @@ from ..plugins.registry import ErrorContext, Registry
 from ..students import build_student, load_student
 from ..teachers.base import Teacher
 from ..teachers.local import output_width
+from .evaluation import make_metrics
 from .loss_state import attach_auxiliary
 from .separate_gradients import separate_loss
 from .specs import ActiveLoss, default_losses, make_losses, make_teachers
@@ -37,7 +38,7 @@ class Plan:
 
     Args:
         args: the trainer's arguments; fields of `DistillationArguments` are read where they exist.
-        teacher, losses, selector, generator, plugins: what the constructor was given; goes before `args`.
+        teacher, losses, selector, generator, metrics, plugins: what the constructor was given; goes before `args`.
 
     Attributes:
         active: whether there is anything that `Trainer` alone would not do.
@@ -52,6 +53,7 @@ class Plan:
         losses: Sequence[Any] | None = None,
         selector: Any = None,
         generator: Any = None,
+        metrics: Sequence[Any] | None = None,
         plugins: Sequence[Any] | None = None,
     ) -> None:
         def chosen(value: Any, name: str) -> Any:
@@ -67,6 +69,7 @@ class Plan:
         self.generator: BatchGenerator | None = _make_component(
             generator, BatchGenerator, self.plugins.generators, "on_policy"
         )
+        self.metrics = make_metrics(chosen(metrics, "metrics"), self.plugins)
         self.losses: list[ActiveLoss] = []
         self.head: Head | None = None
         self.shared_columns: dict[str, int] = {}
@@ -80,7 +83,7 @@ class Plan:
     @property
     def active(self) -> bool:
         """Whether there is anything to do that `Trainer` would not."""
-        return self.distils or self.selector is not None or self.generator is not None
+        return self.distils or bool(self.metrics) or self.selector is not None or self.generator is not None
 
     @property
     def nested(self) -> bool:
@@ -110,6 +113,11 @@ class Plan:
                 f"label_smoothing_factor is {args.label_smoothing_factor}, together with distillation losses. The "
                 "teacher's distribution already smooths the labels; set it to 0."
             )
+        for metric in self.metrics:
+            if metric.metric.needs_teacher and not self.teachers:
+                raise ValueError(
+                    f"The metric {metric.name!r} compares with a teacher, but none is given. Set teacher=..."
+                )
         if args.n_gpu > 1:
             raise ValueError(
                 f"One process sees {args.n_gpu} GPUs, so that Trainer would use nn.DataParallel, which copies the "
@@ -176,6 +184,11 @@ class Plan:
         self._check_readers(student, tokenizer)
         self._check_logits(student, tokenizer)
         self._check_generator()
+        if self.nested and self.metrics:
+            raise ValueError(
+                f"The metric {self.metrics[0].name!r} reads flat batches, and the losses read nested ones. "
+                "Leave metrics out, and give compute_metrics."
+            )
         separate_loss(self.losses)
         with torch.random.fork_rng():  # what losses create must not change the run's other random numbers
             torch.manual_seed(self.seed)
@@ -285,7 +298,8 @@ class Plan:
             rows = any(loss.is_row for loss in listeners) or any(loss.needs_teacher_rows for loss in batch_losses)
             probed = self.selector is not None and self.selector.needs_probe
             compared = self.generator is not None and self.generator.needs_teacher
-            teacher.request(rows=rows or probed or compared, taps=taps)
+            measured = name == next(iter(self.teachers)) and any(one.metric.needs_teacher for one in self.metrics)
+            teacher.request(rows=rows or probed or compared or measured, taps=taps)
 
     def pass_train_dataset(self, dataset: Any) -> None:
         """Let the losses look at the training data, if there is any."""

@@ -55,6 +55,7 @@ class RowTerms:
         scales: Mapping[str, Tensor],
         *,
         observe: bool,
+        extra: Sequence[RowTerm] = (),
     ) -> RowResult:
         """All losses on logits in one pass over the rows that count.
 
@@ -65,6 +66,7 @@ class RowTerms:
             batch: the micro-batch.
             scales: what each loss's sum is multiplied by, by label.
             observe: whether to measure teacher entropy and agreement, too.
+            extra: further terms, which add nothing to the loss.
 
         Raises:
             ValueError: a teacher predicts at other positions than the student.
@@ -74,6 +76,7 @@ class RowTerms:
         if observe and self.measure_task and labels is not None:
             # The perplexity of evaluation needs it, whether or not it is trained on.
             terms.append(self._measured_task)
+        terms += extra
         teachers = {
             name: self._teacher_rows(name, signals[name], batch)
             for name in dict.fromkeys(name for term in terms for name in term.teachers)
@@ -108,9 +111,10 @@ class RowTerms:
         return rows if shared in (None, rows.vocab_size) else rows.conditioned(columns=shared, temperature=1.0)
 
 
-def row_sums(result: RowResult, count: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """What to log of a pass over rows: sums and their count, by name."""
-    sums = {name: (value, count) for name, value in result.sums.items()}
+def row_sums(result: RowResult, count: Tensor, *, without: Sequence[RowTerm] = ()) -> dict[str, tuple[Tensor, Tensor]]:
+    """What to log of a pass over rows: sums and their count, by name; some terms are left out."""
+    hidden = {term.name for term in without}
+    sums = {name: (value, count) for name, value in result.sums.items() if name not in hidden}
     if result.agreement_sum is not None:
         sums["teacher_agreement"] = (result.agreement_sum, count)
     if result.teacher_entropy_sum is not None:

@@ -17,11 +17,13 @@ from ..batch.reader import BatchReader
 from ..batch.signals import Batch, Rows, Signal
 from ..batch.views import TeacherView
 from ..losses.base import BatchLoss
+from ..losses.engine import RowTerm
 from ..models.features import Taps
 from ..models.forward import run_in_forward
 from ..models.heads import Head
 from ..plugins.registry import ErrorContext
 from ..teachers.base import Teacher
+from .evaluation import NamedMetric
 from .nested_batches import check_parts, predictions, student_parts, teacher_parts
 from .row_terms import RowTerms, row_sums
 from .separate_gradients import is_separate
@@ -63,6 +65,7 @@ class DistillationStep:
         memory: budget of the row losses in bytes.
         task_function: the user's ``compute_loss_func``, which then is the task's loss.
         accepts_item_count: whether the student's forward takes ``num_items_in_batch`` for its own loss.
+        metrics: what evaluation measures of the rows, in the same pass.
     """
 
     def __init__(
@@ -78,12 +81,16 @@ class DistillationStep:
         memory: int,
         task_function: Callable[..., Tensor] | None = None,
         accepts_item_count: bool = False,
+        metrics: Sequence[NamedMetric] = (),
     ) -> None:
         self.student = student
         self.head = head
-        self.teachers = {
-            name: teachers[name] for name in dict.fromkeys(name for loss in losses for name in loss.teachers)
-        }
+        self.metrics = list(metrics)
+        # The first teacher is the one that metrics compare with.
+        compared = any(metric.metric.needs_teacher for metric in metrics)
+        self.compared_teacher = tuple(teachers)[:1] if compared else ()
+        used = [*(name for loss in losses for name in loss.teachers), *self.compared_teacher]
+        self.teachers = {name: teachers[name] for name in dict.fromkeys(used)}
         self.losses = list(losses)
         self.reader = reader
         self.taps = taps
@@ -102,7 +109,7 @@ class DistillationStep:
             memory=memory,
             measure_task=self.task_is_row and self.task is None,
         )
-        self.needs_student_rows = bool(self.row_losses) or any(
+        self.needs_student_rows = bool(self.row_losses or metrics) or any(
             loss.function.needs_student_rows  # type: ignore[union-attr]
             for loss in self.batch_losses
         )
@@ -132,6 +139,7 @@ class DistillationStep:
         num_processes: int,
         whole_logits: bool,
         observe: bool,
+        measure: bool = False,
     ) -> StepResult:
         """Compute the loss of one micro-batch.
 
@@ -144,9 +152,12 @@ class DistillationStep:
             num_processes: gradients are averaged over this many processes afterwards.
             whole_logits: whether the caller reads the student's logits; costs the memory of the whole batch.
             observe: whether to measure teacher entropy and agreement, too.
+            measure: whether to show the rows to the metrics.
         """
         losses = self._active_losses(step, max_steps) if torch.is_grad_enabled() else self.losses
+        metric_terms = self._metric_terms(batch) if measure else []
         needed = dict.fromkeys((name, loss.view) for loss in losses for name in loss.teachers)
+        needed |= {(name, None): None for term in metric_terms for name in term.teachers}
         teacher_signals = {(name, view): self.teacher_signal(name, batch, losses, view) for name, view in needed}
         if self.task is not None and batch.labels is None:
             raise ValueError(
@@ -179,11 +190,15 @@ class DistillationStep:
                 terms.append(total * scales[self.task.label])
                 sums[self.task.label] = (total.detach(), batch.count(ROWS))
             on_rows = [loss for loss in losses if loss.is_row or (loss.is_task and self.task_is_row)]
-            if on_rows:
-                signals = {name: teacher_signals[name, None] for loss in on_rows for name in loss.teachers}
-                result = self.row_terms.compute(on_rows, student, signals, batch, scales, observe=observe)
+            if on_rows or metric_terms:
+                names = [*(name for loss in on_rows for name in loss.teachers)]
+                names += [name for term in metric_terms for name in term.teachers]
+                signals = {name: teacher_signals[name, None] for name in names}
+                result = self.row_terms.compute(
+                    on_rows, student, signals, batch, scales, observe=observe, extra=metric_terms
+                )
                 terms.append(result.total)
-                sums.update(row_sums(result, batch.count(ROWS)))
+                sums.update(row_sums(result, batch.count(ROWS), without=metric_terms))
             router = router_loss(self.student, student.outputs, batch) if self.task_is_row else None
             if self.task in losses and router is not None:
                 terms.append(router * scales[self.task.label])
@@ -195,6 +210,12 @@ class DistillationStep:
 
         loss, sums, outputs, separate = run_in_forward(wrapper, self.student, inside)
         return StepResult(loss=loss, sums=sums, outputs=outputs, separate=separate)
+
+    def _metric_terms(self, batch: Batch) -> list[RowTerm]:
+        """Terms that show the rows to the metrics; not to those that need labels, where there are none."""
+        has_labels = batch.row_labels is not None
+        metrics = [metric for metric in self.metrics if has_labels or not metric.metric.needs_labels]
+        return [metric.term(self.compared_teacher) for metric in metrics]
 
     def _active_losses(self, step: int, max_steps: int) -> list[ActiveLoss]:
         """The losses that count now; a weight that a schedule has brought to zero costs nothing, nor does its teacher.

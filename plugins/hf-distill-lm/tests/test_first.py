@@ -83,8 +83,8 @@ def test_an_option_out_of_its_range_is_an_error(options, message):
 
 
 def test_the_error_that_the_paper_chooses_its_temperature_by_is_a_metric():
-    metric = Plugins(["lm"]).metrics.create("calibration", {})
-    probabilities = [[0.95, 0.05], [0.65, 0.35], [0.65, 0.35], [0.35, 0.65]]
-    found = metric.compute(predictions=probabilities, references=[0, 0, 1, 0], n_bins=10)
+    metric = Plugins().metrics.create("calibration", {"num_bins": 10})
+    probabilities = torch.tensor([[0.95, 0.05], [0.65, 0.35], [0.65, 0.35], [0.35, 0.65]], dtype=torch.float64)
+    found = metric.measure(probabilities.log(), labels=[0, 0, 1, 0])
     # Bins (0.9, 1]: 1 of 1 right; (0.6, 0.7]: 1 of 3 right.
     assert found["expected_calibration_error"] == pytest.approx(0.25 * 0.05 + 0.75 * abs(1 / 3 - 0.65))
