@@ -148,10 +148,10 @@ def register_students(register: Register) -> None:
 
 @hookspec
 def register_metrics(register: Register) -> None:
-    """Register metrics, which compare student, teacher and labels on the evaluation data.
+    """Register metrics, which compare student, teacher and labels on the evaluation data, where `metrics` names them.
 
     Args:
-        register: takes a name and a metric class.
+        register: takes a name and a `Metric` class; parameters of its constructor are its options.
 
     When and where: when the plugin is activated, or a component is looked for; on every process. Must not communicate.
 

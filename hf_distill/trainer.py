@@ -6,6 +6,7 @@ The only file that overrides methods of `transformers.Trainer`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +18,8 @@ from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
-from .batch.reader import BatchReader, KeepExtraColumns, num_real_examples, refuse_cut_parts
-from .batch.signals import Batch, StepInfo
-from .batch.views import CollateViews
+from .batch.reader import BatchReader, num_real_examples, refuse_cut_parts
+from .batch.signals import Batch
 from .data.probe import DomainProbe
 from .models.features import Taps
 from .training.callback import TrainingEvents
@@ -122,10 +122,7 @@ class DistillationTrainer(Trainer):
         check_processes(self.accelerator, self.plan.plugins.fingerprint())
         for teacher in self.plan.teachers.values():
             teacher.prepare(self.accelerator)
-        if self.plan.columns:
-            self.data_collator = KeepExtraColumns(self.data_collator, self.plan.columns)
-        if self.plan.views:
-            self.data_collator = CollateViews(self.data_collator, self.plan.views)
+        self.data_collator = self.plan.wrap_collator(self.data_collator)
         if self.plan.nested:
             for dataset in (self.train_dataset, self.eval_dataset):
                 refuse_cut_parts(dataset, self.accelerator)
@@ -334,15 +331,11 @@ class DistillationTrainer(Trainer):
 
     def _after_optimizer_step(self) -> None:
         """Move what keeps time; called once per optimizer step on every process."""
-        modules = [loss.module for loss in self.plan.losses if loss.module is not None and loss.module.has_step_state]
-        if modules:
-            info = StepInfo(
-                step=self.state.global_step,
-                max_steps=self.state.max_steps,
-                losses=self._log.step_means(self.args.device),
-            )
-            for module in modules:
-                module.on_step_end(info)
+        self.plan.end_step(
+            step=self.state.global_step,
+            max_steps=self.state.max_steps,
+            losses=lambda: self._log.step_means(self.args.device),
+        )
         self._log.end_step()
         if self._selection is not None:
             self._selection.end_step(self.state.global_step)
@@ -378,9 +371,12 @@ class DistillationTrainer(Trainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """One evaluation batch: all losses, with or without labels, and the logits where they are wanted."""
         if not self.plan.distils:
-            return self._measured_prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = self._prepare_inputs(inputs)
-        batch = self.distillation_step.reader.read(inputs, num_real=num_real_examples(inputs, self.accelerator))
+            loss_only = prediction_loss_only and not self.plan.metrics
+            loss, logits, labels = super().prediction_step(model, inputs, loss_only, ignore_keys)
+            if self.plan.metrics:
+                self._evaluation.add_logits(logits, self._read_for_evaluation(inputs), self.plan.memory)
+            return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+        batch = self._read_for_evaluation(inputs)
         whole_logits = not prediction_loss_only
         with torch.no_grad(), self.compute_loss_context_manager():
             result = self._run_step(model, batch, None, whole_logits=whole_logits, observe=True, measure=True)
@@ -392,28 +388,19 @@ class DistillationTrainer(Trainer):
         logits = nested_detach(kept[0] if len(kept) == 1 else kept)
         return result.loss.detach(), logits, nested_detach(batch.labels) if batch.labels is not None else None
 
-    def _measured_prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None
-    ) -> tuple[Tensor | None, Any, Any]:
-        """`Trainer`'s own evaluation batch, whose logits the metrics see, too."""
-        if not self.plan.metrics:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+    def _read_for_evaluation(self, inputs: dict[str, Any]) -> Batch:
+        """The batch on the device, without the duplicates that fill up the last one."""
         inputs = self._prepare_inputs(inputs)
-        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
-        batch = self.batch_reader.read(inputs, num_real=num_real_examples(inputs, self.accelerator))
-        self._evaluation.add_logits(logits, batch, self.plan.memory)
-        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+        return self.batch_reader.read(inputs, num_real=num_real_examples(inputs, self.accelerator))
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """`Trainer.evaluation_loop`, and each loss, teacher agreement and perplexity over the whole set."""
         self._evaluation.clear()
         output = super().evaluation_loop(*args, **kwargs)
         if self.plan.distils or self.plan.metrics:
-            prefix, device = kwargs.get("metric_key_prefix", "eval"), self.args.device
-            by_loss, clock = self._evaluation.loss_means(device), (self.state.global_step, self.state.max_steps)
-            total = self.distillation_step.total(by_loss, step=clock[0], max_steps=clock[1]) if by_loss else None
-            vocabulary = self.plan.head is not None
-            measured = self._evaluation.results(by_loss, total=total, has_vocabulary=vocabulary, device=device)
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            total = partial(self.distillation_step.total, step=self.state.global_step, max_steps=self.state.max_steps)
+            measured = self._evaluation.results(total, self.args.device, has_vocabulary=self.plan.head is not None)
             assert output.metrics is not None
             output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         if not self.is_in_train:

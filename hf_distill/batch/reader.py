@@ -58,6 +58,9 @@ class BatchReader:
                 mask[num_real:] = False
             if row_labels is not None and not row_labels.is_floating_point():
                 row_labels = row_labels.masked_fill(~row_mask, IGNORE_INDEX)
+            if labels is not None and not labels.is_floating_point():
+                labels = labels.clone()  # the model's own loss is a mean over labels, duplicates' too
+                labels[num_real:] = IGNORE_INDEX
         extras = {k: inputs[k] for k in self.extra_columns if k in inputs}
         return Batch(
             inputs=model_inputs,

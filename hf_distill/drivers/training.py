@@ -79,7 +79,7 @@ def run(
     metrics = dict(outcome.metrics)
     if trainer.eval_dataset is not None:
         metrics |= trainer.evaluate()
-        if describe and data.compute_metrics is not None:
+        if describe and (data.compute_metrics is not None or trainer.plan.metrics):
             console.print(f"test: {_measured(metrics)}", highlight=False, soft_wrap=True)
     trainer.save_model()
     if trainer.is_world_process_zero():

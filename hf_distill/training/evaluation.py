@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -128,25 +128,21 @@ class Evaluation:
         with torch.no_grad():
             row_losses(rows, {}, terms, labels=batch.row_labels[batch.row_mask], memory=memory)
 
-    def loss_means(self, device: torch.device) -> dict[str, float]:
-        """The mean of each loss and of what was observed, by label; collective where a process group runs."""
-        return means(self._losses.read(device))
-
     def results(
-        self, by_loss: Mapping[str, float], *, total: float | None, has_vocabulary: bool, device: torch.device
+        self, total: Callable[[Mapping[str, float]], float], device: torch.device, *, has_vocabulary: bool
     ) -> dict[str, float]:
-        """All figures, by the names that they get in the log.
+        """All figures, by the names that they get in the log; collective where a process group runs.
 
         Args:
-            by_loss: what `loss_means` gave.
-            total: the weighted sum of the losses; None where there are none.
-            has_vocabulary: whether the task's loss is a cross-entropy over a vocabulary, which has a perplexity.
+            total: the weighted sum of the losses, from their means.
             device: where sums over processes are made.
+            has_vocabulary: whether the task's loss is a cross-entropy over a vocabulary, which has a perplexity.
         """
-        measured = named_for_log(dict(by_loss))
-        if total is not None:
+        by_loss = means(self._losses.read(device))
+        measured = named_for_log(by_loss)
+        if by_loss:
             # Trainer's own is a mean over batches, which depends on how many examples each has.
-            measured["loss"] = total
+            measured["loss"] = total(by_loss)
         if has_vocabulary and "task_loss" in measured:
             measured["perplexity"] = math.exp(min(measured["task_loss"], 700.0))
         for metric in self.metrics:

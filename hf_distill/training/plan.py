@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
-from ..batch.views import TeacherView
+from ..batch.reader import KeepExtraColumns
+from ..batch.signals import StepInfo
+from ..batch.views import CollateViews, TeacherView
 from ..data.on_policy import BatchGenerator
 from ..data.selectors import Selector
 from ..losses.base import BatchLoss
@@ -307,6 +309,26 @@ class Plan:
             if isinstance(loss.function, TrainDatasetMixin) and dataset is not None:
                 with ErrorContext(loss.source):
                     loss.function.on_train_dataset(dataset)
+
+    def wrap_collator(self, collator: Any) -> Any:
+        """The trainer's collator, whose batches have the columns of losses, teachers and views, too."""
+        if self.columns:
+            collator = KeepExtraColumns(collator, self.columns)
+        return CollateViews(collator, self.views) if self.views else collator
+
+    def end_step(self, *, step: int, max_steps: int, losses: Callable[[], dict[str, float]]) -> None:
+        """Move state of losses that moves with the steps; once per optimizer step, on every process.
+
+        Args:
+            step: optimizer steps finished.
+            max_steps: of the run.
+            losses: gives the losses' means over the step; collective, so it is called only where somebody reads them.
+        """
+        modules = [loss.module for loss in self.losses if loss.module is not None and loss.module.has_step_state]
+        if modules:
+            info = StepInfo(step=step, max_steps=max_steps, losses=losses())
+            for module in modules:
+                module.on_step_end(info)
 
     def describe(self, student: nn.Module) -> str:
         """One line for the log: who learns what from whom."""

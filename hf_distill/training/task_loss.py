@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..batch.signals import Batch
@@ -39,7 +40,8 @@ def model_task_loss(
         )
     else:
         mean = outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
-    return mean.float() * count
+    # Of no rows, where a process has duplicates only, a mean is NaN.
+    return torch.where(count > 0, mean.float() * count, 0.0)
 
 
 def router_loss(student: nn.Module, outputs: Any, batch: Batch) -> Tensor | None:
