@@ -39,7 +39,14 @@ from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
-from hf_distill import DistillationTrainer, Plugins, build_student, load_student
+from hf_distill import (
+    DistillationTrainer,
+    Plugins,
+    build_student,
+    disable_from_pretrained,
+    enable_from_pretrained,
+    load_student,
+)
 
 RESULTS = Path(__file__).parent / "results" / "families.json"
 STEPS = 30
@@ -150,7 +157,11 @@ def _train(
     trainer.save_model(str(saved))
     trained = trainer.student
     loaded = load_student(saved, plugins=plugins)
-    again = getattr(transformers, stock.__name__).from_pretrained(saved)
+    enable_from_pretrained(plugins)
+    try:
+        again = getattr(transformers, stock.__name__).from_pretrained(saved)
+    finally:
+        disable_from_pretrained()
     inputs = _inputs(trained, rows)
     problems = {
         f"the loss did not fall: {before:.4f} to {after:.4f}": not after < before,

@@ -83,7 +83,7 @@ def _entry(experiment: Experiment, result: Mapping[str, Any] | None, plugins: Pl
     yield f"- Seen: {_seen(experiment, result)}"
     for component in (_component(plugins, name) for name in experiment.components):
         yield ""
-        yield f"Options of the {component.kind} `{component.name}`:"
+        yield f"Options of the {component.label} `{component.name}`:"
         yield ""
         yield from _options(component)
 
@@ -108,11 +108,12 @@ def _seen(experiment: Experiment, result: Mapping[str, Any] | None) -> str:
 def _component(plugins: Plugins, described: str) -> Component:
     """The registered component of ``"loss taid"``."""
     kind, _, name = described.rpartition(" ")
-    return next(registry for registry in plugins.registries().values() if registry.kind == kind).get(name)
+    labels = (kind, f"batch {kind}")
+    return next(registry for registry in plugins.registries() if registry.label in labels).get(name)
 
 
 def _options(component: Component) -> Iterator[str]:
-    parameters, _ = component.parameters()
+    parameters = component.signature.options
     if not parameters:
         yield "none."
         return

@@ -117,7 +117,7 @@ def run_seed(name: str, seed: int, args: argparse.Namespace, folder: Path) -> It
         task = make_task(args, labels, validation, seed)
         driver = RoundsDriver(
             task,
-            NoRows() if options is None else plugins.generators.create("pgkd", options),
+            NoRows() if options is None else plugins.registry("generators", "round").create("pgkd", options),
             rows=rows,
             validation=validation,
             forbidden=[row["text"] for row in test],

@@ -5,8 +5,7 @@
 A multilingual teacher loses the word pieces that neither language uses and is trained. In the general phase every other
 of its blocks learns from its hidden states and attention; in that of the task, which words have a capital, from a
 teacher finetuned on French, by sparse finetuning; the score is on Romanian, of which no labels are seen. Without the
-project's shared data, sentences are made from a pattern: that shows how it runs, not how good it is. The languages' own
-sparse finetunings, which the paper's teacher wears, are left out.
+project's shared data, sentences are made from a pattern. Sparse finetunings of the languages themselves are left out.
 """
 
 import gzip
@@ -23,7 +22,7 @@ from datasets import Dataset
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForMaskedLM, EvalPrediction, PreTrainedTokenizerBase
 
-from hf_distill import IGNORE_INDEX, Plugins, TrainingData, build_student, load_student
+from hf_distill import Plugins, TrainingData, build_student, load_student
 
 CONFIG = Path(__file__).with_name("bistil.yaml")
 MODELS, OUTPUT = Path("outputs/bistil-models"), Path("outputs/bistil")
@@ -51,16 +50,11 @@ def capitals(tokenizer: PreTrainedTokenizerBase, *, train: str, test: str) -> Tr
         for index, (text, offsets) in enumerate(zip(texts, rows["offset_mapping"], strict=True)):
             words = itertools.pairwise([None, *rows.word_ids(index)])
             first = [word not in (None, before) for before, word in words]  # other pieces have no label
-            labels.append(
-                [
-                    int(text[offset[0]].isupper()) if is_first else IGNORE_INDEX
-                    for is_first, offset in zip(first, offsets, strict=True)
-                ]
-            )
+            labels.append([int(text[at[0]].isupper()) if new else -100 for new, at in zip(first, offsets, strict=True)])
         return Dataset.from_dict({"input_ids": rows["input_ids"], "labels": labels})
 
     def f1(prediction: EvalPrediction) -> dict[str, float]:
-        counted = prediction.label_ids != IGNORE_INDEX
+        counted = prediction.label_ids != -100
         found, wanted = (one[counted] == 1 for one in (prediction.predictions.argmax(-1), prediction.label_ids))
         return {"f1": float(2 * (found & wanted).sum() / max(found.sum() + wanted.sum(), 1))}
 
@@ -95,7 +89,8 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "hf_distill.cli", "stages", str(CONFIG)], check=True, env=environment)
     for stage in json.loads((OUTPUT / "run.json").read_text())["stages"][2:]:
         print(f"{stage['name']}: F1 {stage['metrics']['eval_f1']:.3f} on Romanian")
-    base, student = (dict(load_student(OUTPUT / one).named_parameters()) for one in ("stages/03-head/model", "model"))
+    models = (load_student(OUTPUT / name, plugins=["prune"]) for name in ("stages/03-head/model", "model"))
+    base, student = (dict(model.named_parameters()) for model in models)
     changed = sum(int((student[name] != base[name]).sum()) for name in base if name.startswith("bert."))
     print(f"the task changed {changed} of {sum(one.numel() for one in base.values())} parameters of the student")
 

@@ -53,7 +53,7 @@ def main() -> None:
     driver = RoundsDriver(
         task,
         # The paper takes mistakes from the training texts, where a student that has learnt them makes none.
-        plugins.generators.create("pgkd", {"error_source": "held_out"}),
+        plugins.registry("generators", "round").create("pgkd", {"error_source": "held_out"}),
         rows=data.train,
         validation=data.validation,
         held_out=data.held_out,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from ..batch.signals import Batch, Rows
@@ -54,10 +55,16 @@ class NamedMetric:
 
     def result(self, measured: Mapping[str, float], device: torch.device) -> dict[str, float]:
         """The figures over all processes, none where no row was seen; collective where a process group runs."""
-        seen = sum_over_processes(torch.tensor(float(bool(self._sums)), device=device))
-        if not seen:
+        # A process may have seen no row, and then it does not know what there is to add up.
+        shapes: dict[str, torch.Size] = {}
+        for known in gather_object([{name: value.shape for name, value in self._sums.items()}]):
+            shapes |= known
+        total = {}
+        for name, shape in sorted(shapes.items()):
+            value = self._sums.get(name, torch.zeros(shape))
+            total[name] = sum_over_processes(value.to(device, torch.float64))
+        if not total:
             return {}
-        total = {name: sum_over_processes(self._sums[name].to(device, torch.float64)) for name in sorted(self._sums)}
         with ErrorContext(self.source):
             return self.metric.compute({name: value.cpu().numpy() for name, value in total.items()}, measured)
 

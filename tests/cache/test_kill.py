@@ -19,7 +19,9 @@ NUM_EXAMPLES = 60
 CAPTURE = """
 import hashlib, sys, time
 import numpy as np
-from hf_distill.cache import CacheWriter, Manifest, TokenRows
+from hf_distill.cache.manifest import Manifest
+from hf_distill.cache.rows import TokenRows
+from hf_distill.cache.writer import CacheWriter
 path, rank, session = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 manifest = Manifest({"teacher": "t1", "tokenizer": "k1"}, vocab_size=50, k=1)
 writer = CacheWriter(path, manifest, rank=rank, session=session, shard_bytes=400)

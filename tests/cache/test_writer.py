@@ -104,7 +104,8 @@ def test_only_one_capture_at_a_time_writes_into_a_store(tmp_path, manifest, make
 
 HOLD = """
 import os, sys, time
-from hf_distill.cache import CacheWriter, Manifest
+from hf_distill.cache.manifest import Manifest
+from hf_distill.cache.writer import CacheWriter
 writer = CacheWriter(sys.argv[1], Manifest({"teacher": "t1", "tokenizer": "k1"}, vocab_size=50, k=4))
 if os.fork() == 0:  # a data loader's worker, which may outlive its parent
     print(os.getpid(), flush=True)
@@ -181,7 +182,8 @@ def test_a_store_without_its_manifest_is_refused(store_path, manifest):
 FILL = """
 import resource, sys
 import numpy as np
-from hf_distill.cache import CacheWriter, Manifest
+from hf_distill.cache.manifest import Manifest
+from hf_distill.cache.writer import CacheWriter
 writer = CacheWriter(sys.argv[1], Manifest({}, arrays={"states": "float32"}))
 writer.add([bytes(16)], arrays={"states": [np.zeros(10)]})
 writer.flush()

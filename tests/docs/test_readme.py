@@ -118,8 +118,10 @@ def test_rounds_can_be_planned_from_a_table(folder, capsys, monkeypatch):
     Path("tickets.csv").write_text("\n".join(["text,label", *rows]))
     tiny_model("bert_classifier").save_pretrained("path/to/encoder")  # of three classes, not two
     tiny_tokenizer().save_pretrained("path/to/encoder")
-    small = {"training": {"num_train_epochs": 1, "use_cpu": True, "report_to": "none"}, "max_length": 16}
-    Path("tickets.yaml").write_text(yaml.safe_dump(yaml.safe_load(blocks("yaml")[2]) | small))
+    config = yaml.safe_load(blocks("yaml")[2])
+    config["data"]["max_length"] = 16
+    config["training"] = {"num_train_epochs": 1, "use_cpu": True, "report_to": "none"}
+    Path("tickets.yaml").write_text(yaml.safe_dump(config))
     commands = [shlex.split(line, comments=True)[2:] for block in blocks("console") for line in block.splitlines()]
     (command,) = [line for line in commands if line[:1] == ["rounds"] and "--dry-run" in line]
     assert main(command) == 0

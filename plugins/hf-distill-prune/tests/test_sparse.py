@@ -62,10 +62,10 @@ def run(folder):
 
 def test_another_number_of_parameters_moves_than_was_asked_for(run, folder):
     result = run()
-    base, student = load_student(folder / "base"), load_student(result.folder)
+    base, student = load_student(folder / "base", plugins=["prune"]), load_student(result.folder, plugins=["prune"])
     assert moved(student, base, of_base_model=True) == 500
     assert moved(student, base, of_base_model=False) == 3 * 32 + 3
-    assert moved(load_student(folder / "run/stages/00-full/model"), base, of_base_model=True) > 5000
+    assert moved(load_student(folder / "run/stages/00-full/model", plugins=["prune"]), base, of_base_model=True) > 5000
     tuned, before = result.records[1].metrics["eval_task_loss"], run_loss(base)
     assert tuned < before, "it learns nothing"
     # As a stock model again, with the difference alone.
@@ -91,7 +91,7 @@ def test_weight_decay_moves_what_is_held(run):
 
 
 def ticket(folder, **options):
-    base = load_student(folder / "base")
+    base = load_student(folder / "base", plugins=["prune"])
     tuned = copy.deepcopy(base)
     with torch.no_grad():
         for index, parameter in enumerate(tuned.parameters()):
@@ -108,11 +108,11 @@ def gradients(model):
 
 def test_a_ticket_loses_its_mask_when_it_is_loaded_or_copied(folder):
     build = ticket(folder, density=0.1)
-    base = load_student(folder / "base")
+    base = load_student(folder / "base", plugins=["prune"])
     assert torch.equal(output(build.model), output(base)), "it is not rewound"
     build.model.save_pretrained(folder / "ticket")
     whole = gradients(base)
-    for model in (build.model, load_student(folder / "ticket"), copy.deepcopy(build.model)):
+    for model in (build.model, load_student(folder / "ticket", plugins=["prune"]), copy.deepcopy(build.model)):
         marked = 0
         for name, gradient in gradients(model).items():
             mask = dict(model.named_buffers()).get(name + "_is_trained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 
@@ -11,12 +12,29 @@ from hf_distill_prune.structures import NoAttention, blocks_of, expand, keep_str
 from hf_distill_prune.ziplm import TABLE, column_sizes, measure_table, prune
 from transformers import AutoModelForSequenceClassification
 
-from hf_distill import LatencyTable, Plugins, build_student, load_student
+from hf_distill import (
+    LatencyTable,
+    Plugins,
+    build_student,
+    disable_from_pretrained,
+    enable_from_pretrained,
+    load_student,
+)
 from hf_distill.testing import tiny_inputs, tiny_model, tiny_tokenizer
 
 from .conftest import batches, make, output
 
 PLUGINS = Plugins(["prune"])
+
+
+@contextlib.contextmanager
+def stock_loading():
+    """`from_pretrained` of transformers loads pruned students."""
+    enable_from_pretrained(["prune"])
+    try:
+        yield
+    finally:
+        disable_from_pretrained()
 
 
 def pruned(model, table, speed_up=2.0, **options):
@@ -67,8 +85,9 @@ def test_a_pruned_student_comes_back_with_other_logits(model, table, tmp_path):
     student = build.model
     wanted = output(student)
     student.save_pretrained(tmp_path)
-    assert torch.equal(output(load_student(tmp_path)), wanted)
-    assert torch.equal(output(type(student).from_pretrained(tmp_path)), wanted)
+    assert torch.equal(output(load_student(tmp_path, plugins=["prune"])), wanted)
+    with stock_loading():
+        assert torch.equal(output(type(student).from_pretrained(tmp_path)), wanted)
     assert sum(p.numel() for p in student.parameters()) < sum(p.numel() for p in model.parameters())
     assert build.layer_map == [0, 1]
     operators = {source.operator for source in build.mapping.values()}
@@ -80,7 +99,7 @@ def test_a_half_precision_student_is_saved_in_full(table, tmp_path):
     student = pruned(make("bert, classes").to(torch.bfloat16), table).model
     assert {parameter.dtype for parameter in student.parameters()} == {torch.bfloat16}
     student.save_pretrained(tmp_path)
-    assert torch.equal(output(load_student(tmp_path)), output(student))
+    assert torch.equal(output(load_student(tmp_path, plugins=["prune"])), output(student))
 
 
 def test_a_pruned_student_cannot_generate_with_a_cache(table):
@@ -105,13 +124,13 @@ def test_more_speed_up_leaves_a_slower_model(table):
 def test_a_student_that_is_pruned_again_gets_something_back(table, tmp_path):
     first = pruned(make("bert, classes"), table, 1.5)
     first.model.save_pretrained(tmp_path / "first")
-    second = pruned(load_student(tmp_path / "first"), None, 3.0)  # the table is in the configuration
+    second = pruned(load_student(tmp_path / "first", plugins=["prune"]), None, 3.0)  # the table is in the configuration
     assert second.record[TABLE] == table.to_dict()
     for before, after in zip(first.record["heads"], second.record["heads"], strict=True):
         assert after <= before
     assert table.speed_up(second.record["heads"], second.record["columns"]) >= 3
     second.model.save_pretrained(tmp_path / "second")
-    assert torch.equal(output(load_student(tmp_path / "second")), output(second.model))
+    assert torch.equal(output(load_student(tmp_path / "second", plugins=["prune"])), output(second.model))
 
 
 def test_a_student_of_a_frozen_teacher_cannot_be_trained(table):
@@ -155,7 +174,8 @@ def test_the_builder_does_not_calibrate_on_text(tmp_path, table):
     )
     assert build.model.config.hf_distill["builder"] == "ziplm"
     build.model.save_pretrained(tmp_path / "student")
-    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
+    with stock_loading():
+        loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     assert torch.equal(output(loaded), output(build.model))
 
 

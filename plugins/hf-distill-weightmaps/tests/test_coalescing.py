@@ -84,7 +84,7 @@ def test_coalescing_does_not_undo_decoalescing(model, depth):
 def test_decoalescing_in_width_changes_the_function(model):
     big = build("decoalesce", model, layers=2)
     assert big.record["function_preserving"]
-    torch.testing.assert_close(logits(big.model), logits(model), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(big.model), logits(model), rtol=0, atol=3e-5)
     assert not build("decoalesce", model).record["function_preserving"]
 
 

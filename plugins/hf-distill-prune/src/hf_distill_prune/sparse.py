@@ -65,7 +65,7 @@ def lottery_ticket(
     whole = _free(student, names, free)
     candidates = [name for name in names if name not in whole and not _is_norm(student, name)]
     before = {name: student.get_parameter(name).detach() for name in candidates}
-    after = dict(load_student(tuned).named_parameters())
+    after = dict(load_student(tuned, plugins=["prune"]).named_parameters())
     if count is None:
         assert density is not None
         count = round(density * sum(one.numel() for one in before.values()))
