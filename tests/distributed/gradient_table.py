@@ -13,8 +13,25 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
-from hf_distill import DistillationTrainer
+from hf_distill import BatchLoss, DistillationTrainer, GradientMergingMixin
 from hf_distill.testing import causal_lm_dataset, tiny_model, tiny_tokenizer
+
+
+class Apart(GradientMergingMixin, BatchLoss):
+    """The squares of the states before the head; its gradient is added to that of the others three times over."""
+
+    items = "rows"
+    needs_teacher = False
+    needs_student_rows = True
+
+    def forward(self, student, teacher, batch):
+        """The sum over the rows that count."""
+        return student.rows.select(batch.row_mask).tensor.square().mean(-1).sum()
+
+    def merge_gradients(self, gradients, other_gradients):
+        """Not the plain sum, so that a factor between the two cannot hide."""
+        return [3 * gradient + other for gradient, other in zip(gradients, other_gradients, strict=True)]
+
 
 LEARNING_RATE = 32.0  # large, so that rounding of the weights does not drown a small gradient
 LOSSES = {
@@ -25,6 +42,7 @@ LOSSES = {
         {"name": "jsd", "weight": 0.5},
         {"name": "hidden_mse", "weight": 0.2},
     ],
+    "separate": ["task", {"function": Apart(), "label": "apart", "weight": 0.05}],
 }
 
 
@@ -64,12 +82,13 @@ def main() -> None:
     """Train with every loss in every cut, in one process group: starting one takes longer than a step."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--cuts", nargs="+", required=True, help="micro-batch x accumulation steps, as in 2x4")
+    parser.add_argument("--losses", nargs="+", default=["kl", "mixture"], choices=LOSSES)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for cut in options.cuts:
         micro_batch, accumulation = map(int, cut.split("x"))
-        for losses in LOSSES:
+        for losses in options.losses:
             AcceleratorState._reset_state()
             trainer = train(losses, micro_batch, accumulation, options.output / f"{losses}-{cut}")
     trainer.end()

@@ -14,6 +14,7 @@ from .launching import launch
 
 pytestmark = pytest.mark.distributed
 
+LOSSES = ("kl", "mixture", "separate")
 SCRIPT = Path(__file__).with_name("gradient_table.py")
 
 
@@ -33,8 +34,8 @@ def gradient(folder):
 def references(tmp_path_factory):
     """The gradient of all eight examples in one batch of one process, by losses."""
     folder = tmp_path_factory.mktemp("reference")
-    launch("single", 1, SCRIPT, "--cuts", "8x1", "--output", str(folder))
-    return {losses: gradient(folder / f"{losses}-8x1") for losses in ("kl", "mixture")}
+    launch("single", 1, SCRIPT, "--cuts", "8x1", "--losses", *LOSSES, "--output", str(folder))
+    return {losses: gradient(folder / f"{losses}-8x1") for losses in LOSSES}
 
 
 @pytest.mark.parametrize(
@@ -47,8 +48,11 @@ def references(tmp_path_factory):
 )
 def test_gradient_does_not_depend_on_how_the_step_is_cut(references, tmp_path, backend, processes):
     cuts = ["4x1", "2x2", "1x4"] if processes == 2 else ["4x2", "2x4", "1x8"]
-    launch(backend, processes, SCRIPT, "--cuts", *cuts, "--output", str(tmp_path))
-    for losses, expected in references.items():
+    # DeepSpeed divides gradients as they come and refuses to keep one apart.
+    names = LOSSES if backend in ("single", "ddp") else LOSSES[:2]
+    launch(backend, processes, SCRIPT, "--cuts", *cuts, "--losses", *names, "--output", str(tmp_path))
+    for losses in names:
+        expected = references[losses]
         assert expected.norm() > 1e-3
         for cut in cuts:
             found = gradient(tmp_path / f"{losses}-{cut}")
