@@ -31,7 +31,7 @@ W, V = [0.5, -1.5], [2.0]
 @pytest.mark.parametrize(
     ("target", "expected"), [(1.0, [[-2.5999999999999996, -11.2], [-0.5]]), (-1.0, [[-1.0, -12.0], [2.5]])]
 )
-def test_aligned_gradients_are_not_those_of_the_authors(target, expected):
+def test_aligned_gradients_are_those_of_the_authors_code(target, expected):
     w, v = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (W, V))
     others = torch.autograd.grad((w @ torch.tensor([1.0, 2.0]).double()).square(), [w, v], materialize_grads=True)
     own = torch.autograd.grad(((w @ torch.tensor([2.0, target]).double()) * v).sum(), [w, v])
@@ -39,7 +39,7 @@ def test_aligned_gradients_are_not_those_of_the_authors(target, expected):
         torch.testing.assert_close(found, torch.tensor(value, dtype=torch.float64))
 
 
-def test_what_is_left_of_a_gradient_opposes_the_labels_or_agreeing_ones_are_changed():
+def test_an_opposing_gradient_is_made_orthogonal_to_the_labels_and_an_agreeing_one_is_kept():
     generator = np.random.default_rng(0)
     for sign in (1, -1):
         others = [torch.tensor(generator.standard_normal(shape)) for shape in ((3, 2), (4,))]
@@ -53,7 +53,7 @@ def test_what_is_left_of_a_gradient_opposes_the_labels_or_agreeing_ones_are_chan
             assert any(g.abs().max() > 1e-3 for g in kept)
 
 
-def test_labels_that_give_no_gradient_make_one_that_is_no_number():
+def test_labels_that_give_no_gradient_leave_the_other_gradient_as_it_is():
     (merged,) = align([torch.tensor([1.0, -2.0])], [torch.zeros(2)])
     assert merged.tolist() == [1.0, -2.0]
 
@@ -80,14 +80,14 @@ def roberta():
     ],
     ids=["bert", "llama", "vit", "resnet", "roberta"],
 )
-def test_the_second_head_reads_something_else_than_the_first(student, tap, width):
+def test_the_second_head_reads_what_the_first_one_reads(student, tap, width):
     loss = DualHead()
     loss.setup(student(), None, None)
     assert loss.student_taps == (tap,)
     assert loss.head.in_features == width
 
 
-def test_a_causal_classifier_is_read_at_padding():
+def test_a_causal_classifier_is_read_at_its_last_token_and_not_at_padding():
     features, mask = torch.randn(2, 4, 3), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
     found = last_token(features, mask)
     torch.testing.assert_close(found, torch.stack([features[0, 2], features[1, 3]]))
@@ -103,12 +103,12 @@ def test_a_causal_classifier_is_read_at_padding():
         ({"classifier": "score"}, "there is none called 'score'. Say which: classifier='classifier'"),
     ],
 )
-def test_options_that_do_not_fit_are_taken(options, message):
+def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         DualHead(**options).setup(tiny_model("bert_classifier"), None, None)
 
 
-def test_a_student_without_classes_is_taken():
+def test_a_student_without_classes_is_refused():
     with pytest.raises(ValueError, match="dual_head is for classifiers, but the student is a LlamaForCausalLM"):
         DualHead().setup(tiny_model("llama"), None, None)
 
@@ -133,7 +133,7 @@ def one_step(folder, *, weight=1.0, alignment=True, micro_batch=8, accumulation=
     return {name: before[name] - value.detach() for name, value in trainer.student.named_parameters()}, trainer
 
 
-def test_the_trainer_aligns_something_else_than_the_gradients_of_both_losses(tmp_path):
+def test_the_trainer_aligns_the_gradients_of_both_losses(tmp_path):
     """By the gradients of two other trainings: of both losses together, and of the second alone."""
     weight = 3.0
     together, _ = one_step(tmp_path, weight=weight, alignment=False)
@@ -148,7 +148,7 @@ def test_the_trainer_aligns_something_else_than_the_gradients_of_both_losses(tmp
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_cutting_a_step_changes_the_aligned_gradient(tmp_path):
+def test_cutting_a_step_does_not_change_the_aligned_gradient(tmp_path):
     whole, _ = one_step(tmp_path, weight=3.0)
     for micro_batch, accumulation in ((4, 2), (2, 4)):
         cut, _ = one_step(tmp_path, weight=3.0, micro_batch=micro_batch, accumulation=accumulation)
@@ -156,7 +156,7 @@ def test_cutting_a_step_changes_the_aligned_gradient(tmp_path):
             torch.testing.assert_close(cut[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_the_second_head_is_exported_or_lost(tmp_path):
+def test_the_second_head_is_saved_beside_the_student_and_not_in_it(tmp_path):
     _, trainer = one_step(tmp_path)
     trainer.save_model()
     _, report = type(trainer.student).from_pretrained(tmp_path, output_loading_info=True)
@@ -166,7 +166,7 @@ def test_the_second_head_is_exported_or_lost(tmp_path):
 
 
 @pytest.mark.distributed
-def test_two_processes_align_other_gradients_than_one(tmp_path):
+def test_two_processes_align_the_gradients_that_one_aligns(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", __file__]
     subprocess.run([*command, str(tmp_path)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240)
     alone, _ = one_step(tmp_path / "one", weight=3.0)

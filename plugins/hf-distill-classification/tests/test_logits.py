@@ -31,14 +31,14 @@ def models(waves):
         (4, 0.5, 2.0, 4.459218282584985),
     ],
 )
-def test_dkd_is_not_that_of_the_authors(models, temperature, alpha, beta, expected):
+def test_dkd_is_that_of_the_authors_code(models, temperature, alpha, beta, expected):
     student, teacher = (logits / temperature for logits in models)
     values = dkd(student, teacher, LABELS, temperature, alpha=alpha, beta=beta)
     assert values.mean().item() * temperature**2 == pytest.approx(expected, rel=1e-12)
 
 
 # dkd_loss and kd_loss of mdistiller/distillers in sunshangquan/logit-standardization-KD.
-def test_standardised_logits_are_not_those_of_the_authors(models):
+def test_divergences_of_standardised_logits_are_those_of_the_authors_code(models):
     temperature = 2.0
     halves = [logits / temperature for logits in models]
     values = dkd(*halves, LABELS, temperature, standardize=True)
@@ -48,7 +48,7 @@ def test_standardised_logits_are_not_those_of_the_authors(models):
         assert values.mean().item() * temperature**2 == pytest.approx(expected, rel=1e-6)
 
 
-def test_dkd_with_the_teachers_own_weight_is_not_the_usual_divergence(models):
+def test_dkd_with_the_teachers_mass_of_other_classes_as_beta_is_the_forward_kl(models):
     student, teacher = models
     for row, label in enumerate(LABELS):
         rest = 1 - teacher[row].softmax(-1)[label].item()
@@ -57,7 +57,7 @@ def test_dkd_with_the_teachers_own_weight_is_not_the_usual_divergence(models):
         torch.testing.assert_close(value, forward_kl(student[row : row + 1], teacher[row : row + 1]))
 
 
-def test_a_sure_teacher_makes_a_gradient_that_is_no_number():
+def test_a_teacher_that_is_sure_gives_finite_values_and_gradients():
     student = torch.tensor([[300.0, -200.0, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
     teacher = torch.tensor([[500.0, 0.0, -torch.inf], [-torch.inf, 1.0, 2.0]])
     values = dkd(student, teacher, torch.tensor([0, 0]), 1.0)
@@ -66,7 +66,7 @@ def test_a_sure_teacher_makes_a_gradient_that_is_no_number():
     assert gradient.isfinite().all()
 
 
-def test_standardised_students_of_another_size_are_pushed_away(models):
+def test_a_student_of_another_scale_and_offset_costs_nothing_once_standardised(models):
     _, teacher = models
     assert standardized_kl(7 * teacher + 3, teacher, 2.0).abs().max() < 1e-6
     assert forward_kl(7 * teacher + 3, teacher).max() > 0.1
@@ -77,12 +77,12 @@ def test_standardised_students_of_another_size_are_pushed_away(models):
 @pytest.mark.parametrize(
     ("temperature", "expected"), [(1, 2.648991697549228), (2, 3.064626105652229), (4, 3.2084515184493667)]
 )
-def test_the_binary_divergence_is_not_that_of_the_authors(models, temperature, expected):
+def test_the_binary_divergence_is_that_of_the_authors_code(models, temperature, expected):
     values = binary_kl(*(logits / temperature for logits in models))
     assert values.mean().item() * temperature**2 == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_binary_divergence_is_flat_far_from_the_teacher_or_sees_classes_that_it_excludes():
+def test_the_binary_divergence_keeps_its_slope_far_from_the_teacher_and_ignores_excluded_classes():
     student = torch.tensor([[1000.0, -1000.0, 3.0]], requires_grad=True)
     values = binary_kl(student, torch.tensor([[0.0, 0.0, -torch.inf]]))
     assert values.item() == pytest.approx(2 * (500 - math.log(2)))
@@ -91,21 +91,21 @@ def test_the_binary_divergence_is_flat_far_from_the_teacher_or_sees_classes_that
 
 
 # DIST of segmentation/losses/dist_kd.py in hunto/DIST_KD.
-def test_correlations_are_not_those_of_the_authors(models):
+def test_correlations_are_those_of_the_authors_code(models):
     q, p = (logits.softmax(-1) for logits in models)
     inter, intra = dist(q, p, torch.ones(4, dtype=torch.bool))
     assert 2 * inter.item() / 4 == pytest.approx(1.8449495124822912, rel=1e-9)
     assert 2 * intra.item() == pytest.approx(1.7537924259105706, rel=1e-9)
 
 
-def test_rows_that_do_not_count_are_correlated(models):
+def test_rows_that_do_not_count_are_left_out_of_the_correlations(models):
     q, p = (logits.softmax(-1) for logits in models)
     present = torch.tensor([True, False, True, True])
     for found, expected in zip(dist(q, p, present), dist(q[present], p[present], present[present]), strict=True):
         torch.testing.assert_close(found, expected)
 
 
-def test_a_vocabulary_or_a_cache_is_compared_by_whatever_it_has(models):
+def test_logits_of_all_classes_are_read_and_a_signal_without_them_is_refused(models):
     from hf_distill_classification.examples import logits_of
 
     sparse = SparseRows(torch.tensor([[0]]), torch.tensor([[-0.1]]), torch.tensor([-2.0]), 5)
@@ -125,7 +125,7 @@ def confident_teacher():
     return rest.log()
 
 
-def test_the_target_does_not_follow_the_teachers_confidence():
+def test_the_target_follows_the_teachers_confidence():
     student = torch.randn(4, 5)
     values = ferkd(student, confident_teacher(), LABELS, lower=0.4, middle=0.6, upper=0.95, smoothing=0.2)
     log_q = student.log_softmax(-1)
@@ -135,7 +135,7 @@ def test_the_target_does_not_follow_the_teachers_confidence():
     torch.testing.assert_close(values, torch.tensor([float(value) for value in expected]))
 
 
-def test_the_target_without_a_label_is_made_up():
+def test_examples_without_a_label_count_only_where_the_teacher_is_confident():
     unlabelled = torch.full_like(LABELS, -100)
     values = ferkd(torch.randn(4, 5), confident_teacher(), unlabelled, lower=0.0, middle=0.6)
     assert (values > 0).tolist() == [False, False, True, True]
@@ -149,17 +149,17 @@ def test_the_target_without_a_label_is_made_up():
         ({"lower": 0.1, "middle": 0.4, "smoothing": 1.0}, "smoothing is 1.0"),
     ],
 )
-def test_thresholds_out_of_order_are_taken(options, message):
+def test_thresholds_and_smoothing_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ferkd(torch.zeros(1, 5), torch.zeros(1, 5), torch.zeros(1).long(), **options)
 
 
-def test_a_temperature_of_nothing_is_taken():
+def test_a_temperature_of_zero_is_refused():
     with pytest.raises(ValueError, match="temperature is 0"):
         DIST(temperature=0)
 
 
-def test_labels_that_dkd_reads_are_not_missed():
+def test_a_batch_without_the_labels_that_dkd_reads_is_refused():
     from transformers import DataCollatorWithPadding, TrainingArguments
 
     from hf_distill.testing import classification_dataset, tiny_tokenizer

@@ -26,7 +26,7 @@ def batch(labels):
 
 
 # main.py of val-iisc/DeiT-LT.
-def test_class_balanced_weights_are_not_those_of_the_authors():
+def test_class_balanced_weights_are_those_of_the_authors_code():
     expected = [0.06538057327270508, 0.16296236217021942, 0.4340236485004425, 1.0845710039138794, 3.2530624866485596]
     found = class_balanced_weights(torch.tensor(COUNTS), beta=0.9999)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0)
@@ -34,7 +34,7 @@ def test_class_balanced_weights_are_not_those_of_the_authors():
     assert mean.item() == pytest.approx(1)
 
 
-def test_without_counts_or_with_a_class_without_examples_weights_are_no_numbers():
+def test_weights_are_equal_without_counts_and_finite_for_a_class_without_examples():
     assert normalised_weights(torch.zeros(3).long(), beta=0.9999).tolist() == [1, 1, 1]
     assert normalised_weights(torch.tensor([5, 0]), beta=0.9999).isfinite().all()
     assert class_balanced_weights(torch.tensor(COUNTS), beta=0.0).tolist() == [1] * 5
@@ -53,7 +53,7 @@ def said(loss, waves):
 
 
 # DistillationLoss of losses.py in val-iisc/DeiT-LT, "hard", without and with weights.
-def test_the_loss_of_two_heads_is_not_that_of_the_authors(waves):
+def test_the_loss_of_two_heads_is_that_of_the_authors_code_up_to_the_normalisation(waves):
     loss = deit_lt()
     parts = loss(*said(loss, waves), batch(LABELS))
     assert parts["label"].item() / 4 == pytest.approx(0.9743065698617683 / 1, rel=1e-9)
@@ -65,7 +65,7 @@ def test_the_loss_of_two_heads_is_not_that_of_the_authors(waves):
     assert weighted / weights.sum().item() == pytest.approx(0.6060424708318073, rel=1e-6)
 
 
-def test_soft_labels_are_taken_for_classes(waves):
+def test_soft_labels_give_the_cross_entropy_with_them(waves):
     loss = deit_lt(alpha=0.0)
     mixed = 0.7 * nn.functional.one_hot(LABELS, 5) + 0.3 * nn.functional.one_hot(LABELS.flip(0), 5)
     found = loss(*said(loss, waves), batch(mixed.double()))["label"]
@@ -76,7 +76,7 @@ def test_soft_labels_are_taken_for_classes(waves):
 @pytest.mark.parametrize(
     ("reweight_from", "expected"), [(0.5, [0, 0, 1, 1]), (0, [1, 1, 1, 1]), (1, [0, 0, 0, 0]), (11 / 12, [0, 0, 0, 1])]
 )
-def test_weights_count_before_their_time_or_after_a_resume_no_more(reweight_from, expected):
+def test_reweighting_begins_at_its_share_of_the_run_and_survives_a_resume(reweight_from, expected):
     loss = deit_lt(reweight_from=reweight_from)
     found = [loss.reweighting.item()]
     for step in (1, 2, 4):
@@ -88,7 +88,7 @@ def test_weights_count_before_their_time_or_after_a_resume_no_more(reweight_from
     assert resumed.reweighting.item() == expected[-1]
 
 
-def test_classes_are_counted_wrongly():
+def test_classes_are_counted_from_a_column_of_labels_and_data_that_do_not_fit_are_refused():
     data = Dataset.from_dict({"labels": [0, 2, 2, 0, 0]})
     assert count_classes(data, 4, "x").tolist() == [3, 0, 2, 0]
     assert count_classes(data.rename_column("labels", "label"), 3, "x").tolist() == [3, 0, 2]
@@ -114,13 +114,13 @@ def test_classes_are_counted_wrongly():
         (lambda: WordDropout(1.5, tiny_tokenizer()), "rate is 1.5"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_taken(make, message):
+def test_options_and_models_that_do_not_fit_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
 # MDCSLoss of model/loss.py in fistyee/MDCS, at epochs 0, 10 and 50, where one expert is right about one example.
-def test_diversity_and_consistency_are_not_those_of_the_authors(waves):
+def test_diversity_and_consistency_are_those_of_the_authors_code(waves):
     prior = torch.tensor(COUNTS).log()
     logits = torch.stack([waves(phase, rows=8) for phase in (0.3, 1.1, 2.2)])
     adjusted = logits + torch.tensor([-0.5, 1.0, 2.5])[:, None, None] * prior
@@ -132,7 +132,7 @@ def test_diversity_and_consistency_are_not_those_of_the_authors(waves):
         assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_warm_up_begins_or_ends_at_another_time():
+def test_the_warm_up_rises_over_its_share_of_the_run_and_then_stays_at_one():
     loss = MDCS(strengths=[1.0], warmup=0.5, class_counts=[1, 1, 1])
     student = tiny_model("vit")
     transform(student, "experts", plugins=PLUGINS, num_experts=1)
@@ -144,7 +144,7 @@ def test_the_warm_up_begins_or_ends_at_another_time():
     assert found == [0, 0.25, 0.5, 0.75, 1, 1]
 
 
-def test_experts_predict_something_else_after_saving(tmp_path):
+def test_experts_give_the_mean_of_their_logits_and_the_same_after_saving(tmp_path):
     student = tiny_model("bert_classifier")
     transform(student, "experts", plugins=PLUGINS, num_experts=2, scale=10.0)
     inputs = tiny_inputs(student)
@@ -158,7 +158,7 @@ def test_experts_predict_something_else_after_saving(tmp_path):
     torch.testing.assert_close(load_student(tmp_path, plugins=PLUGINS)(**inputs).logits, logits)
 
 
-def test_a_class_with_long_weights_is_favoured():
+def test_a_cosine_layer_ignores_the_lengths_of_its_weights_and_features():
     layer = CosineLinear(4, 3, scale=2.0)
     features = torch.randn(5, 4)
     before = layer(features)
@@ -170,7 +170,7 @@ def test_a_class_with_long_weights_is_favoured():
     np.testing.assert_allclose(before.detach().numpy(), 2 * cosines, rtol=1e-5)
 
 
-def test_views_of_different_examples_are_compared_or_labels_are_lost():
+def test_both_views_are_of_the_same_examples_and_keep_their_labels():
     tokenizer = tiny_tokenizer()
     collator = TwoViews(DataCollatorWithPadding(tokenizer), strong=WordDropout(0.4, tokenizer))
     features = list(classification_dataset(6))

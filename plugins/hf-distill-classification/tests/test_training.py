@@ -42,7 +42,7 @@ def falls(trainer, name="loss"):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_text_classifier_does_not_learn(tmp_path, name):
+def test_a_text_classifier_learns(tmp_path, name):
     trainer = DistillationTrainer(
         tiny_model("bert_classifier", seed=1),
         arguments(tmp_path, losses=TEXTS[name]),
@@ -60,7 +60,7 @@ def images(num_examples=12):
     return Dataset.from_dict({"pixel_values": pixels.numpy(), "labels": labels}).with_format("torch")
 
 
-def test_a_transformer_with_two_heads_does_not_learn_or_loses_its_labels(tmp_path):
+def test_a_transformer_with_two_heads_learns_and_predicts_its_labels(tmp_path):
     trainer = DistillationTrainer(
         tiny_model("deit", seed=1),
         arguments(tmp_path, losses=[{"name": "deit_lt", "reweight_from": 0.5}]),
@@ -99,7 +99,7 @@ def expert_trainer(folder, *, strong=None, **options):
     )
 
 
-def test_experts_do_not_learn_from_two_views_or_are_measured_by_their_adjusted_logits(tmp_path):
+def test_experts_learn_from_two_views_and_are_measured_by_their_plain_logits(tmp_path):
     trainer = expert_trainer(tmp_path)
     trainer.train()
     falls(trainer, "mdcs/diversity_loss")
@@ -112,7 +112,7 @@ def test_experts_do_not_learn_from_two_views_or_are_measured_by_their_adjusted_l
     assert trainer.plan.losses[0].function.counts.sum() == 16
 
 
-def test_a_resumed_run_starts_its_warm_up_again(tmp_path):
+def test_a_resumed_run_ends_with_the_student_of_an_uninterrupted_one(tmp_path):
     straight = expert_trainer(tmp_path, strong=other_words, max_steps=6, save_strategy="steps", save_steps=3)
     straight.train()
     resumed = expert_trainer(tmp_path, strong=other_words, max_steps=6)
@@ -126,6 +126,6 @@ def test_every_component_has_its_training_here():
     assert own == {*TEXTS, "deit_lt", "mdcs"}
 
 
-def test_the_plugin_imports_torch_to_say_what_it_has():
+def test_the_plugin_does_not_import_torch_to_say_what_it_has():
     source = "import sys, hf_distill_classification; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", source], check=True)

@@ -59,12 +59,12 @@ def test_the_recursion_is_the_papers_also_where_its_exponentials_overflow(ratios
     np.testing.assert_allclose(factors, decimal_recursion(ratios_by_interval, alpha), rtol=1e-9, atol=1e-300)
 
 
-def test_equation_one():
+def test_the_first_factors_are_those_of_equation_one():
     expected = [2 / 7, 4 / 7, 1 / 7]
     np.testing.assert_allclose(factors_initial(1 + np.log([2.0, 4.0, 1.0])), expected, rtol=1e-14)
 
 
-def test_one_step_of_equation_two():
+def test_an_update_gives_the_factors_of_equation_two():
     factors = factors_update(np.array([0.5, 0.25, 0.25]), np.log([1.0, 2.0, 4.0]), alpha=0.5)
     # psi = 0.5, 0.5, 1; a quarter, a quarter, a half; halved, and a sixth each.
     np.testing.assert_allclose(factors, [1 / 8 + 1 / 6, 1 / 8 + 1 / 6, 1 / 4 + 1 / 6], rtol=1e-14)

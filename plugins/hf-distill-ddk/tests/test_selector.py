@@ -81,7 +81,7 @@ def test_bits_per_byte_become_perplexities_of_bytes():
     assert list(selector.history[0]["ratios"].values()) == pytest.approx([math.exp(g / 4) for g in (0.4, 0.8, 0.8)])
 
 
-def test_a_student_that_has_learnt_nothing_leaves_a_mixture_that_can_be_cut():
+def test_max_ratio_keeps_a_student_that_has_learnt_nothing_from_a_one_hot_mixture():
     far = FakeProbe([9.0, 9.5, 11.0])
     one_hot, cut = ddk(initial_mix="r0"), ddk(initial_mix="r0", max_ratio=5.0)
     one_hot.start(far)
@@ -129,7 +129,7 @@ def test_an_option_out_of_its_range_is_an_error(options, message):
         DDKSelector(**options)
 
 
-def test_probe_sets_that_do_not_do_are_errors():
+def test_a_probe_set_that_is_missing_incomplete_or_not_finite_is_an_error():
     with pytest.raises(ValueError, match=r"give the trainer probe_dataset=.* column 'domain'"):
         ddk().start(None)
     with pytest.raises(ValueError, match=r"no examples of the domains mail.*it has code, prose"):

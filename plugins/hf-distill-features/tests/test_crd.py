@@ -91,7 +91,7 @@ def test_evaluation_reads_no_numbers_and_moves_nothing():
     assert all(torch.equal(before[name], value) for name, value in crd.state_dict().items())
 
 
-def test_a_batch_without_numbers_or_with_others_says_what_to_add():
+def test_a_batch_without_example_numbers_or_with_numbers_out_of_range_is_refused():
     crd = loss()
     both = signals(torch.randn(3, 1, 16).double(), torch.randn(3, 1, 32).double())
     with pytest.raises(ValueError, match="add_column"):

@@ -130,6 +130,6 @@ def test_options_out_of_range_are_refused(make, message):
         make()
 
 
-def test_a_number_of_relation_heads_that_divides_nothing_is_refused():
+def test_a_number_of_relation_heads_that_does_not_divide_the_width_is_refused():
     with pytest.raises(ValueError, match="width 6 into 4 relation heads"):
         relation_log_probs(torch.randn(1, 1, 5, 6), torch.randn(1, 1, 5, 6), MASK[:1], 4)

@@ -57,7 +57,7 @@ def test_gaussians_with_the_best_critic_give_the_known_bounds(alpha, expected):
         assert max(estimates) <= math.log(127)
 
 
-def test_scores_that_overflow_one_by_one_stay_finite():
+def test_scores_whose_exponentials_overflow_give_a_finite_value_and_gradient():
     scores = torch.tensor([[900.0, -900.0, 0.0], [900.0, -900.0, 5.0], [0.0, 0.0, 0.0]], requires_grad=True)
     for alpha in (0.1, 0.5, 1):
         value = interpolated_bound(scores, torch.zeros(3), alpha, torch.ones(3, dtype=torch.bool))

@@ -104,7 +104,7 @@ def test_options_that_do_not_fit_are_refused(options, message):
         make(**options)
 
 
-def test_models_and_batches_without_one_labelled_class_an_example_are_refused():
+def test_models_that_do_not_fit_and_batches_without_labels_or_with_logits_of_tokens_are_refused():
     with pytest.raises(ValueError, match="the student is a LlamaForCausalLM"):
         OFAKD().setup(tiny_model("llama"), tiny_model("vit"), None)
     with pytest.raises(ValueError, match="3 classes and the teacher 5"):

@@ -54,7 +54,7 @@ def test_a_record_is_its_data_its_options_by_path_and_the_mean_of_the_metrics_th
     }
 
 
-def test_losses_in_another_order_are_the_same_configuration_and_labels_tell_two_of_a_name_apart():
+def test_losses_in_another_order_are_the_same_configuration_and_a_label_stands_for_the_name():
     losses = ["task", {"name": "forward_kl", "label": "near", "weight": {"linear": [1, 0]}, "teacher": "big"}]
     flat = flatten({"losses": losses})
     assert flat == flatten({"losses": losses[::-1]})

@@ -71,7 +71,7 @@ def test_angles_are_those_that_numpy_finds_triplet_by_triplet():
     assert rkd_angle(*vectors()).item() == pytest.approx(smooth_l1(*found), rel=1e-12)
 
 
-def test_kernel_approaches_the_gaussian_as_its_order_grows():
+def test_a_kernel_of_high_order_is_the_gaussian():
     student, teacher, present = vectors()
     exact = []
     for x in (unit(v.numpy()) for v in (student, teacher)):

@@ -100,7 +100,7 @@ def test_architectures_learn_from_each_other_by_branches_that_the_export_lacks(t
     assert not any(report.values())
 
 
-def test_relations_come_from_one_teacher_and_features_from_the_other(tmp_path):
+def test_a_student_learns_relations_from_one_teacher_and_features_from_the_other(tmp_path):
     teachers = [
         {"name": name, "model": tiny_model("vit", seed=seed)} for name, seed in (("masked", 2), ("contrast", 3))
     ]

@@ -26,7 +26,7 @@ def test_values_are_those_of_the_authors_code(waves):
     np.testing.assert_allclose(aligndistil(waves(0.0), waves(1.0), waves(2.0)), expected, rtol=1e-8)
 
 
-def test_teachers_in_the_wrong_order_would_show(waves):
+def test_teachers_in_the_other_order_give_other_values(waves):
     right, wrong = (aligndistil(waves(0.0), *pair) for pair in ((waves(1.0), waves(2.0)), (waves(2.0), waves(1.0))))
     assert (right - wrong).abs().min() > 1e-3
 

@@ -112,7 +112,7 @@ def term_of(log_p, log_q, words):
     return p.exp() * (p - q) - p.exp() + q.exp()
 
 
-def test_the_network_learns_to_leave_out_what_the_student_cannot_follow():
+def test_training_the_network_lowers_the_value_and_reaches_all_its_parameters():
     """All parameters get a gradient, and steps along it lower the value, which the student's logits do not change."""
     loss = make(num_classes=10)
     student, teacher, labels = torch.randn(40, 12), torch.randn(40, 12) * 2, torch.randint(0, 12, (40,))

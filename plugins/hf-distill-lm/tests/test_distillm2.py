@@ -33,7 +33,7 @@ def test_values_are_those_of_the_authors_code(waves):
         np.testing.assert_allclose(found, values, rtol=1e-6)
 
 
-def test_the_teachers_half_of_the_gradient_is_the_authors_and_the_students_half_that_of_the_formula(waves):
+def test_the_teachers_half_of_the_gradient_is_the_authors_and_the_students_half_is_not(waves):
     """Their code holds the student's part of the second mixture constant, which is not the derivative of the value."""
     student, teacher = waves(0.0).requires_grad_(), waves(1.0)
     forward, backward = (

@@ -78,7 +78,7 @@ def test_values_and_gradients_are_those_of_whole_logits(family):
         torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_without_gradients_nothing_is_kept():
+def test_the_sum_requires_no_gradient_where_gradients_are_off():
     student, _ = rows_of(tiny_model("llama"))
     with torch.no_grad():
         assert not sum_over_chunks(chunk_loss, student, student, CHUNKS).requires_grad

@@ -56,7 +56,7 @@ def test_the_worst_token_becomes_the_teachers_and_the_rest_is_written_anew():
     assert new["domain"] == ["a", "b"]
 
 
-def test_a_large_divergence_where_both_say_the_same_or_in_the_prompt_is_no_error():
+def test_a_large_divergence_where_both_say_the_same_or_in_the_prompt_is_not_corrected():
     models = Told(wants=[(7, 8, 9.0), (5, 60, 9.0), (41, 60, 9.0)])
     new = SCRG(share=1.0).rewrite(batch(), models)
     assert new["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10, PAD], [40, 41, 42, 43, 44, 45, 46]]
@@ -69,7 +69,7 @@ def test_a_text_that_the_teacher_would_end_ends():
     assert new["labels"][0].tolist() == [-100, -100, 7, 8, END, -100, -100]
 
 
-def test_a_correction_of_the_last_token_and_several_corrections():
+def test_the_last_token_can_be_corrected_and_several_corrections_can_be_made():
     models = Told(wants=[(9, 33, 1.0)])
     new = SCRG(share=1.0).rewrite(batch(), models)
     assert new["input_ids"][0].tolist() == [5, 6, 7, 8, 9, 33, PAD]
@@ -85,7 +85,7 @@ def test_only_its_share_of_the_batches_is_written():
     assert SCRG(share=0.3).rewrite(data, Told([], share=0.2)) is not data
 
 
-def test_no_correction_is_an_error():
+def test_a_number_of_zero_corrections_is_an_error():
     with pytest.raises(ValueError, match="num_corrections is 0"):
         SCRG(num_corrections=0)
 
@@ -98,7 +98,7 @@ class Seen(SCRG):
         return self.written
 
 
-def test_in_a_training_every_corrected_text_has_the_teachers_token_at_its_first_difference(tmp_path):
+def test_in_a_training_every_written_text_has_a_token_that_is_the_teachers_choice(tmp_path):
     generator = Seen(share=1.0, prompt_tokens=3, max_new_tokens=8)
     trainer = DistillationTrainer(
         tiny_model("llama", seed=1),
@@ -124,7 +124,7 @@ def test_in_a_training_every_corrected_text_has_the_teachers_token_at_its_first_
     assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry)
 
 
-def test_the_place_is_that_of_the_largest_divergence_of_real_models():
+def test_the_place_to_correct_has_the_largest_divergence_of_those_where_the_teacher_disagrees():
     student, teacher = tiny_model("llama", seed=1), tiny_model("llama", seed=2)
     ids = torch.randint(5, 64, (3, 9))
     written = {"input_ids": ids, "labels": ids.clone()}

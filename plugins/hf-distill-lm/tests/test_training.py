@@ -41,7 +41,7 @@ def distance(student, teacher):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_student_comes_nearer_to_its_teacher(tmp_path, name):
+def test_a_student_learns_with_each_loss(tmp_path, name):
     best, second = (tiny_model("llama", seed=seed, num_hidden_layers=1) for seed in (2, 3))
     student = tiny_model("llama", seed=1, num_hidden_layers=1)
     before = distance(student, best)

@@ -56,14 +56,14 @@ def shown(prompt, title):
     return [json.loads(line) for line in sections(prompt).get(title, "").splitlines() if line.startswith("{")]
 
 
-def test_the_defaults_are_not_those_of_the_paper():
+def test_the_defaults_are_those_of_the_paper():
     generator = PGKDGenerator()
     assert generator.num_rows == 32
     assert {"num_few_shot": generator.num_few_shot, **generator.num_buckets} == PAPER
     assert (generator.error_source, generator.report) == ("train", "full")
 
 
-def test_the_prompt_has_its_parts_in_another_order(tmp_path):
+def test_the_prompt_has_its_parts_in_order(tmp_path):
     prompt = PGKDGenerator().prompt(context(tmp_path))
     assert list(sections(prompt)) == [
         "Classes",
@@ -83,7 +83,7 @@ def test_the_prompt_has_its_parts_in_another_order(tmp_path):
     assert "{%" not in prompt
 
 
-def test_the_report_leaves_classes_out(tmp_path):
+def test_the_report_names_every_class(tmp_path):
     prompt = PGKDGenerator().prompt(context(tmp_path, report=report({"class 3": 0.1, "class 8": 0.2})))
     text = sections(prompt)["Validation report"]
     assert all(f"{label}: precision 0.50, recall 0.25, f1 " in text for label in LABELS)
@@ -91,7 +91,7 @@ def test_the_report_leaves_classes_out(tmp_path):
     assert "macro average: precision 0.11, recall 0.22, f1 0.33, support 120" in text
 
 
-def test_a_compact_report_is_long_or_hides_the_worst_classes(tmp_path):
+def test_a_compact_report_is_short_and_keeps_the_worst_classes(tmp_path):
     shaped = report({"class 3": 0.1, "class 8": 0.2})
     prompt = PGKDGenerator(report="compact", num_report_classes=2).prompt(context(tmp_path, report=shaped))
     lines = sections(prompt)["Validation report"].splitlines()
@@ -104,7 +104,7 @@ def test_a_compact_report_is_long_or_hides_the_worst_classes(tmp_path):
     assert "(the 2 worst classes; 38 others are left out)" in lines
 
 
-def test_few_shot_examples_change_from_round_to_round(tmp_path):
+def test_few_shot_examples_stay_the_same_from_round_to_round(tmp_path):
     generator = PGKDGenerator()
     first = shown(generator.prompt(context(tmp_path)), "Examples")
     rows = [*ROWS, {"text": "generated later", "label": "class 0"}]
@@ -115,12 +115,12 @@ def test_few_shot_examples_change_from_round_to_round(tmp_path):
     assert shown(generator.prompt(context(tmp_path, seed=1)), "Examples") != first
 
 
-def test_two_prompts_of_one_round_differ(tmp_path):
+def test_the_same_round_gives_the_same_prompt_and_another_round_another(tmp_path):
     assert PGKDGenerator().prompt(context(tmp_path)) == PGKDGenerator().prompt(context(tmp_path))
     assert PGKDGenerator().prompt(context(tmp_path)) != PGKDGenerator().prompt(context(tmp_path, index=2))
 
 
-def test_hard_negatives_are_not_the_most_confident_errors_or_are_shown_twice():
+def test_hard_negatives_are_the_most_confident_errors_and_no_text_is_shown_twice():
     found = predictions(60)
     buckets = draw_buckets(found, random.Random(0), num_correct=16, num_incorrect=16, num_hard_negatives=16)
     shown = zip(ROWS, found.labels, found.confidences, strict=True)
@@ -138,7 +138,7 @@ def test_hard_negatives_are_not_the_most_confident_errors_or_are_shown_twice():
     assert all(set(row) == {"text", "label"} for row in buckets.correct)
 
 
-def test_copies_of_a_text_and_examples_fill_the_buckets():
+def test_copies_of_a_text_and_shown_examples_are_left_out_of_the_buckets():
     doubled = Predictions(ROWS[:3] * 9, ["class 39"] * 27, [0.5] * 27)
     buckets = draw_buckets(doubled, random.Random(0), num_correct=16, num_incorrect=2, num_hard_negatives=16)
     assert (len(buckets.hard_negatives), buckets.incorrect, buckets.correct) == (3, [], [])
@@ -147,7 +147,7 @@ def test_copies_of_a_text_and_examples_fill_the_buckets():
     assert len(draw_buckets(right, random.Random(0), **options).correct) == 3
 
 
-def test_empty_buckets_leave_empty_headings(tmp_path):
+def test_empty_buckets_leave_no_headings(tmp_path):
     prompt = PGKDGenerator().prompt(context(tmp_path, errors=predictions(0)))
     assert "What it gets right" in prompt
     assert "What it gets wrong" not in prompt
@@ -156,13 +156,13 @@ def test_empty_buckets_leave_empty_headings(tmp_path):
     assert blind.error_source == "none", "nobody looks at the predictions, so they cost nothing"
 
 
-def test_long_texts_fill_the_prompt(tmp_path):
+def test_long_texts_are_cut_in_the_prompt(tmp_path):
     rows = [{"text": "x" * 5000, "label": "class 0"}]
     prompt = PGKDGenerator(max_text_characters=100).prompt(context(tmp_path, rows=rows, errors=Predictions()))
     assert shown(prompt, "Examples") == [{"text": f"{'x' * 100}...", "label": "class 0"}]
 
 
-def test_a_template_of_the_user_is_not_used_or_breaks_in_the_middle_of_a_run(tmp_path):
+def test_a_template_of_the_user_is_used_and_a_broken_one_is_refused_before_the_run(tmp_path):
     path = tmp_path / "mine.jinja"
     path.write_text(
         "Schreib {{ num_rows }} Texte zu {{ labels | join(', ') }}.{% for r in correct[40:] %}{{ r }}{% endfor %}"
@@ -178,7 +178,7 @@ def test_a_template_of_the_user_is_not_used_or_breaks_in_the_middle_of_a_run(tmp
         PGKDGenerator(template=str(tmp_path / "absent"))
 
 
-def test_a_template_reaches_into_python(tmp_path):
+def test_a_template_that_reaches_into_python_is_refused(tmp_path):
     path = tmp_path / "bad.jinja"
     path.write_text("{{ labels.__class__.__mro__ }}")
     with pytest.raises(ValueError, match="unsafe"):
@@ -198,12 +198,12 @@ def test_a_template_reaches_into_python(tmp_path):
         ("max_text_characters", 0),
     ],
 )
-def test_options_out_of_range_are_silently_taken(option, value):
+def test_options_out_of_range_are_refused(option, value):
     with pytest.raises(ValueError, match=f"{option} is {value!r}|{option} {value}"):
         PGKDGenerator(**{option: value})
 
 
-def test_one_request_a_round_and_its_rows_know_where_they_are_from(tmp_path):
+def test_a_round_makes_one_request_and_its_rows_know_where_they_are_from(tmp_path):
     asked = []
 
     class Teacher:

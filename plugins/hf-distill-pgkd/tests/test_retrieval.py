@@ -32,7 +32,7 @@ def pick(prompt, seed=0, given=()):
     return RetrievalTeacher(POOL).pick(prompt, random.Random(seed), given)
 
 
-def test_feedback_changes_nothing():
+def test_feedback_changes_what_is_picked():
     blind = Counter(row["label"] for seed in range(20) for row in pick(BLIND, seed))
     assert 0.4 < blind["cat"] / blind.total() < 0.6
     assert {row["label"] for row in pick(REPORT)} == {"dog"}, "cats are perfect"
@@ -43,19 +43,19 @@ def test_feedback_changes_nothing():
     assert "cat" in {row["label"] for row in full[1::2]}
 
 
-def test_the_same_request_is_answered_in_two_ways():
+def test_the_same_request_gets_the_same_answer_and_another_seed_another():
     assert pick(FULL) == pick(FULL)
     assert pick(FULL) != pick(FULL, seed=1)
 
 
-def test_a_class_without_validation_texts_is_never_asked_for():
+def test_a_class_without_validation_texts_is_still_asked_for():
     unseen = re.sub(r"^dog: .*$", "dog: precision 0.00, recall 0.00, f1 0.00, support 0", REPORT, flags=re.MULTILINE)
     unseen = unseen.replace("f1 1.00", "f1 0.50")
     found = Counter(row["label"] for seed in range(20) for row in pick(unseen, seed))
     assert 0.4 < found["cat"] / found.total() < 0.6
 
 
-def test_a_text_is_given_twice_in_a_run_or_in_one_that_goes_on(tmp_path):
+def test_no_text_is_given_twice_over_several_runs(tmp_path):
     given = []
     for seed in range(6):
         with Ledger(tmp_path) as ledger:  # every request in a run of its own
@@ -65,7 +65,7 @@ def test_a_text_is_given_twice_in_a_run_or_in_one_that_goes_on(tmp_path):
     assert len(given) == len(set(given)) == 100, "then the pool is empty"
 
 
-def test_a_request_is_answered_anew_where_its_answer_is_known(tmp_path):
+def test_a_request_whose_answer_is_known_is_answered_from_the_ledger(tmp_path):
     with Ledger(tmp_path) as ledger:
         teacher = make_text_teacher(RetrievalTeacher(POOL), ledger=ledger)
         (first,), (second,) = (teacher.generate([BLIND], seed=3, purpose="round") for _ in range(2))
@@ -74,12 +74,12 @@ def test_a_request_is_answered_anew_where_its_answer_is_known(tmp_path):
         assert ledger.summary().num_attempts == 1
 
 
-def test_another_prompt_is_answered_at_random():
+def test_a_prompt_that_the_teacher_cannot_read_is_refused():
     with pytest.raises(ValueError, match="reads no other prompt"):
         pick("Please write 20 samples.")
 
 
-def test_an_empty_pool_or_one_that_overlaps_is_taken():
+def test_an_empty_pool_is_refused_and_different_pools_have_different_model_names():
     with pytest.raises(ValueError, match="pool of the retrieval teacher is empty"):
         RetrievalTeacher([])
     with pytest.raises(ValueError, match="pool of the retrieval teacher is empty"):

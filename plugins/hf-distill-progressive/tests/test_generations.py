@@ -25,7 +25,7 @@ def rbf(first, second):
         (0.35, [0.16477, 0.15424, 0.15089, 0.14983, 0.14954, 0.14948], 0.14959),
     ],
 )
-def test_the_toy_differs_from_the_published_losses(alpha, losses, limit):
+def test_the_toy_has_the_published_losses(alpha, losses, limit):
     options = {"regularization": 0.2, "alpha": alpha, "new": rbf(GRID, INPUTS)}
     found = ridge_generations(rbf(INPUTS, INPUTS), LABELS, steps=6, **options)
     truth = np.sin(2 * np.pi * GRID)
@@ -34,14 +34,14 @@ def test_the_toy_differs_from_the_published_losses(alpha, losses, limit):
     assert ((last - truth) ** 2).mean() == pytest.approx(limit, abs=5e-6)
 
 
-def test_many_generations_do_not_come_to_the_limit():
+def test_many_generations_come_to_the_limit():
     kernel = rbf(INPUTS, INPUTS)
     options = {"regularization": 0.2, "alpha": 0.35}
     last = ridge_generations(kernel, LABELS, steps=200, **options)[-1]
     assert last == pytest.approx(ridge_limit(kernel, LABELS, **options), abs=1e-12)
 
 
-def test_the_closed_form_is_not_the_best_of_a_grid():
+def test_the_closed_form_is_the_best_of_a_grid():
     rng = np.random.default_rng(0)
     targets, of_labels, of_teacher = rng.normal(size=(3, 20))
     grid = np.linspace(-3, 3, 60001)

@@ -32,7 +32,7 @@ def test_each_stage_of_ernie_tiny_changes_exactly_one_of_teacher_data_and_losses
         ernie_tiny(**NAMES, changes={"genral": {}})
 
 
-def test_ernie_tiny_makes_its_projections_anew_in_a_stage(tmp_path):
+def test_ernie_tiny_carries_its_projections_over_to_every_later_stage(tmp_path):
     teacher = {"num_hidden_layers": 4, "hidden_size": 48}
     stages = ernie_tiny(
         pretrained=tiny_model("bert_mlm", seed=1, **teacher),
@@ -46,7 +46,7 @@ def test_ernie_tiny_makes_its_projections_anew_in_a_stage(tmp_path):
     assert [record.carried_over for record in records] == [[], *[["ernie_latent"]] * 3]
 
 
-def test_well_read_students_lose_what_they_read(tmp_path):
+def test_well_read_students_keep_what_they_read(tmp_path):
     masked = TrainingData(rows(labels=False).train, collator=DataCollatorForLanguageModeling(tiny_tokenizer(), seed=0))
     stages = well_read(
         teacher=tiny_model("bert_classifier", seed=1),
@@ -63,7 +63,7 @@ def test_well_read_students_lose_what_they_read(tmp_path):
     assert load_student(result.folder).config.num_labels == 3
 
 
-def test_generations_learn_from_another_one_or_begin_with_the_same_weights(tmp_path):
+def test_each_generation_weighs_its_losses_by_its_alpha_and_begins_with_a_new_seed(tmp_path):
     stages = [{**stage, "data": rows()} for stage in generations(steps=3, alpha=[0.25, 0.5], seed=3)]
     assert [loss["weight"] for loss in stages[2]["losses"]] == [0.5, 0.5]
     seeds = []

@@ -33,12 +33,12 @@ def eliminating(name, profile=(0.6, 0.4), **options):
 
 @pytest.mark.parametrize("name", BERTS)
 @pytest.mark.parametrize("options", [{"profile": (1.0, 1.0)}, {"coefficient": None}, {"coefficient": 5.0}])
-def test_a_model_of_full_length_is_another_model(name, options):
+def test_a_model_at_full_length_gives_the_original_output(name, options):
     assert torch.equal(output(eliminating(name, **options)), output(eager(name)))
 
 
 @pytest.mark.parametrize("name", BERTS)
-def test_what_an_example_gives_depends_on_the_others_in_its_batch(name):
+def test_what_an_example_gives_does_not_depend_on_the_others_in_its_batch(name):
     model = eliminating(name)
     inputs = tiny_inputs(model)
     together = output(model)
@@ -51,7 +51,7 @@ def test_what_an_example_gives_depends_on_the_others_in_its_batch(name):
         torch.testing.assert_close(alone, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_words_stand_in_other_places_at_the_end():
+def test_words_that_left_keep_their_places_and_their_last_attention_output():
     """A word that left after a block is the stock attention's output of that block, there and then."""
     model, stock = eliminating("bert", profile=(0.5, 0.5)), eager("bert")
     inputs = {key: value[:1] for key, value in tiny_inputs(stock).items()}
@@ -67,7 +67,7 @@ def test_words_stand_in_other_places_at_the_end():
     assert not torch.allclose(found[0, places], seen["first"][0, places], atol=1e-3)
 
 
-def test_a_smaller_coefficient_is_more_work():
+def test_a_smaller_coefficient_is_less_work():
     model = eliminating("bert, classes", profile=(0.9, 0.8))
     work = []
     for coefficient in (None, 1.0, 0.7, 0.4, 0.1):
@@ -79,7 +79,7 @@ def test_a_smaller_coefficient_is_more_work():
 
 
 @pytest.mark.parametrize("coefficient", [None, 0.5])
-def test_a_saved_student_has_another_speed_or_other_logits(coefficient, tmp_path):
+def test_a_saved_student_has_the_same_speed_and_the_same_logits(coefficient, tmp_path):
     model = eliminating("bert, classes")
     set_speed(model, coefficient)
     model.save_pretrained(tmp_path)
@@ -89,7 +89,7 @@ def test_a_saved_student_has_another_speed_or_other_logits(coefficient, tmp_path
     assert set(loaded.state_dict()) == set(make("bert, classes").state_dict())
 
 
-def test_a_copy_eliminates_words_of_the_original():
+def test_changing_the_speed_of_a_copy_does_not_change_the_original():
     model = eliminating("bert, classes")
     wanted = output(model)
     twin = copy.deepcopy(model)
@@ -98,7 +98,7 @@ def test_a_copy_eliminates_words_of_the_original():
     assert torch.equal(output(twin), output(eager("bert, classes")))
 
 
-def test_gradient_checkpointing_changes_the_gradient():
+def test_gradient_checkpointing_does_not_change_the_gradient():
     gradients = []
     for checkpointing in (False, True):
         model = eliminating("bert, classes").train()
@@ -109,7 +109,7 @@ def test_gradient_checkpointing_changes_the_gradient():
     torch.testing.assert_close(*gradients)
 
 
-def test_the_profile_is_another_than_that_of_the_attention(tmp_path):
+def test_the_profile_never_rises_with_depth_and_grows_with_the_share_of_attention(tmp_path):
     model = make("bert, classes")
     profile = attention_profile(model, batches(model), share=0.8, minimum=0.2)
     assert model.config._attn_implementation == "sdpa", "the model was changed"
@@ -126,7 +126,7 @@ def test_the_profile_is_another_than_that_of_the_attention(tmp_path):
     assert build.record["profile"][-1] < 1
 
 
-def test_training_with_elimination_does_not_learn(tmp_path):
+def test_training_with_elimination_learns(tmp_path):
     student, teacher = eliminating("bert, classes"), tiny_model("bert_classifier", seed=3)
     arguments = {"max_steps": 30, "learning_rate": 3e-3, "per_device_train_batch_size": 8, "disable_tqdm": True}
     trainer = DistillationTrainer(
@@ -154,11 +154,11 @@ def test_training_with_elimination_does_not_learn(tmp_path):
         ("t5", {"profile": [1, 1]}, "T5ForConditionalGeneration has no blocks like BERT's"),
     ],
 )
-def test_what_cannot_be_is_made(family, options, message):
+def test_impossible_options_and_models_are_refused(family, options, message):
     with pytest.raises(ValueError, match=message):
         transform(tiny_model(family), "eliminate_words", plugins=PLUGINS, **options)
 
 
-def test_the_speed_of_a_model_without_elimination_is_set():
+def test_the_speed_of_a_model_without_elimination_cannot_be_set():
     with pytest.raises(ValueError, match="BertModel does not eliminate words; build it with the builder `adjustable`"):
         set_speed(make("bert"), 0.5)

@@ -14,7 +14,7 @@ def tensors(seed):
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 17])
-def test_other_or_more_parameters_are_kept_than_those_that_changed_most(count):
+def test_exactly_the_parameters_that_changed_most_are_kept(count):
     base, tuned = tensors(0), tensors(1)
     masks = largest_changes(tuned, base, count)
     assert sum(int(mask.sum()) for mask in masks.values()) == count
@@ -25,12 +25,12 @@ def test_other_or_more_parameters_are_kept_than_those_that_changed_most(count):
         np.testing.assert_array_equal(mask.numpy(), wanted)
 
 
-def test_equal_changes_make_more_parameters_than_asked_for():
+def test_equal_changes_make_no_more_parameters_than_asked_for():
     base = {"a": torch.zeros(10)}
     assert int(largest_changes({"a": torch.ones(10)}, base, 4)["a"].sum()) == 4
 
 
-def test_a_difference_is_not_what_makes_one_model_of_the_other(tmp_path):
+def test_a_difference_makes_one_model_of_the_other(tmp_path):
     base, tuned = tensors(0), tensors(0)
     tuned["a"][1, 2] += 2.0
     tuned["a"][0, 0] -= 0.5
@@ -43,7 +43,7 @@ def test_a_difference_is_not_what_makes_one_model_of_the_other(tmp_path):
         torch.testing.assert_close(again[name], value)
 
 
-def test_differences_are_lost_where_they_overlap_or_depend_on_their_order():
+def test_differences_add_up_where_they_overlap_and_in_any_order():
     base = {"a": torch.zeros(4), "b": torch.ones(2)}
     one = {"a": (torch.tensor([0, 1]), torch.tensor([1.0, 2.0]))}
     other = {"a": (torch.tensor([1, 3]), torch.tensor([10.0, 20.0])), "b": (torch.tensor([0]), torch.tensor([-1.0]))}
@@ -53,7 +53,7 @@ def test_differences_are_lost_where_they_overlap_or_depend_on_their_order():
         assert found["b"].tolist() == [0.0, 1.0]
 
 
-def test_a_difference_of_another_model_is_added():
+def test_a_difference_of_another_model_is_refused():
     for odd in ({"c": (torch.tensor([0]), torch.tensor([1.0]))}, {"a": (torch.tensor([12]), torch.tensor([1.0]))}):
         with pytest.raises(ValueError, match="where the model has nothing"):
             added(tensors(0), [odd])

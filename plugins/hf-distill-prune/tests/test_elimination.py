@@ -22,7 +22,7 @@ def attention(seed=0, batch=2, heads=3, length=5):
     return raw / raw.sum(-1, keepdims=True), mask
 
 
-def test_words_receive_another_mean_than_that_over_heads_and_words_that_look():
+def test_words_receive_the_mean_attention_over_heads_and_words_that_look():
     probabilities, mask = attention()
     found = received_attention(torch.tensor(probabilities), torch.tensor(mask)).numpy()
     for example, length in enumerate((5, 3)):
@@ -36,24 +36,24 @@ def test_words_receive_another_mean_than_that_over_heads_and_words_that_look():
 @pytest.mark.parametrize(
     ("share", "wanted"), [(0.4, [1 / 4, 1 / 3]), (0.5, [2 / 4, 1 / 3]), (0.9, [3 / 4, 2 / 3]), (1.0, [1.0, 1.0])]
 )
-def test_more_or_fewer_words_are_needed_than_have_the_share(share, wanted):
+def test_the_fewest_words_that_have_the_share_are_needed(share, wanted):
     scores = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.5, 0.4, 0.1, 0.0]])
     mask = torch.tensor([[True] * 4, [True] * 3 + [False]])
     assert needed_share(scores, mask, share).tolist() == pytest.approx(wanted)
 
 
-def test_a_profile_rises_or_falls_below_its_minimum():
+def test_a_profile_never_rises_and_never_falls_below_its_minimum():
     assert rising_elimination([0.9, 0.95, 0.5, 0.6, 0.01], 0.1) == [0.9, 0.9, 0.5, 0.5, 0.1]
 
 
-def test_an_example_keeps_words_that_it_does_not_have():
+def test_an_example_keeps_at_least_one_word_and_no_more_than_it_has():
     mask = torch.tensor([[True] * 6, [True, True, True, False, False, False]])
     assert words_to_keep(mask, torch.tensor([10, 4]), 0.5).tolist() == [5, 2]
     assert words_to_keep(mask, torch.tensor([10, 4]), 0.9).tolist() == [6, 3]  # no more than are there
     assert words_to_keep(mask, torch.tensor([10, 4]), 0.01).tolist() == [1, 1]
 
 
-def test_the_order_changes_or_the_first_word_leaves_or_padding_stays():
+def test_the_best_words_stay_in_order_with_the_first_word_and_without_padding():
     scores = torch.tensor([[0.0, 0.1, 0.5, 0.2, 0.4], [0.0, 0.7, 0.3, 9.0, 9.0]])
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     places, valid = keep_best(scores, mask, torch.tensor([3, 2]))

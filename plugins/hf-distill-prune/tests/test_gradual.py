@@ -57,7 +57,7 @@ def run(tmp_path, table):
     return start
 
 
-def test_a_gradual_run_that_was_stopped_gives_another_family(run, table, tmp_path):
+def test_a_gradual_run_that_was_stopped_gives_the_same_family(run, table, tmp_path):
     whole = run("whole")
     with pytest.raises(KeyboardInterrupt):
         run("stopped", stop="speed-up-2.5")
@@ -75,6 +75,6 @@ def test_a_gradual_run_that_was_stopped_gives_another_family(run, table, tmp_pat
     )
 
 
-def test_speed_ups_that_fall_are_taken():
+def test_speed_ups_that_fall_are_refused():
     with pytest.raises(ValueError, match=r"speed_ups is \[3, 2\]; expected numbers that rise"):
         gradual(teacher="t", speed_ups=[3, 2], texts="x")

@@ -27,7 +27,7 @@ def least_squares(weight, inputs, kept):
 
 
 @pytest.mark.parametrize(("width", "structure"), [(1, 0), (1, 4), (2, 1), (3, 0)])
-def test_the_update_is_another_than_the_least_squares_solution_on_what_is_left(width, structure):
+def test_the_update_is_the_least_squares_solution_on_what_is_left(width, structure):
     weight, inputs, moment = problem()
     columns = slice(structure * width, (structure + 1) * width)
     updated, inverse = remove_structure(torch.tensor(weight), torch.linalg.inv(moment), columns)
@@ -41,7 +41,7 @@ def test_the_update_is_another_than_the_least_squares_solution_on_what_is_left(w
 
 
 @pytest.mark.parametrize("width", [1, 2])
-def test_errors_along_the_order_are_not_those_of_the_weights_that_it_leads_to(width):
+def test_errors_along_the_order_are_those_of_the_weights_that_it_leads_to(width):
     weight, inputs, moment = problem()
     removal = removal_order(torch.tensor(weight), moment, width)
     for count in range(6 // width + 1):
@@ -54,7 +54,7 @@ def test_errors_along_the_order_are_not_those_of_the_weights_that_it_leads_to(wi
     assert removal.relative_error(6 // width) == 0.0
 
 
-def test_each_step_takes_another_than_the_cheapest_structure():
+def test_each_step_takes_the_cheapest_structure():
     weight, inputs, moment = problem(seed=3)
     removal = removal_order(torch.tensor(weight), moment, 2)
     left = [0, 1, 2]
@@ -64,7 +64,7 @@ def test_each_step_takes_another_than_the_cheapest_structure():
         left.remove(chosen)
 
 
-def test_smaller_configurations_have_structures_that_bigger_ones_lack():
+def test_smaller_configurations_have_only_structures_of_bigger_ones():
     weight, _, moment = problem(inputs=8)
     removal = removal_order(torch.tensor(weight), moment)
     for smaller, bigger in itertools.pairwise(range(9)):
@@ -72,7 +72,7 @@ def test_smaller_configurations_have_structures_that_bigger_ones_lack():
     assert all(before <= after + 1e-9 for before, after in itertools.pairwise(removal.errors))
 
 
-def test_two_columns_that_say_the_same_both_go():
+def test_of_two_columns_that_say_the_same_one_goes_first_and_the_other_last():
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(50, 3))
     inputs = np.concatenate([inputs, inputs[:, :1]], 1)  # the last is the first again
@@ -85,7 +85,7 @@ def test_two_columns_that_say_the_same_both_go():
     assert float(found.abs().max()) == pytest.approx(2.0, rel=1e-3)
 
 
-def test_inputs_that_are_always_zero_make_numbers_that_are_none():
+def test_inputs_that_are_always_zero_give_finite_errors():
     removal = removal_order(torch.ones(2, 4), damped(torch.zeros(4, 4), 0.01))
     assert np.isfinite(removal.errors).all()
     assert removal.relative_error(2) <= 1

@@ -60,7 +60,7 @@ def run(folder):
     return start
 
 
-def test_another_number_of_parameters_moves_than_was_asked_for(run, folder):
+def test_exactly_as_many_base_parameters_move_as_were_asked_for(run, folder):
     result = run()
     base, student = load_student(folder / "base", plugins=["prune"]), load_student(result.folder, plugins=["prune"])
     assert moved(student, base, of_base_model=True) == 500
@@ -85,7 +85,7 @@ def run_loss(model):
     return float(model(**batch).loss)
 
 
-def test_weight_decay_moves_what_is_held(run):
+def test_weight_decay_that_would_move_what_is_held_is_refused(run):
     with pytest.raises(PluginError, match=r"weight_decay is 0.1; it moves parameters that have no gradient"):
         run(weight_decay=0.1)
 
@@ -106,7 +106,7 @@ def gradients(model):
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def test_a_ticket_loses_its_mask_when_it_is_loaded_or_copied(folder):
+def test_a_ticket_keeps_its_mask_when_it_is_loaded_or_copied(folder):
     build = ticket(folder, density=0.1)
     base = load_student(folder / "base", plugins=["prune"])
     assert torch.equal(output(build.model), output(base)), "it is not rewound"
@@ -126,14 +126,14 @@ def test_a_ticket_loses_its_mask_when_it_is_loaded_or_copied(folder):
         assert marked == build.record["num_sparse"] == round(0.1 * build.record["num_candidates"])
 
 
-def test_a_ticket_forgets_which_blocks_its_base_was_made_from(folder):
+def test_a_ticket_remembers_which_blocks_its_base_was_made_from(folder):
     build_student(tiny_model("bert_classifier", num_hidden_layers=4), layers=[1, 3]).model.save_pretrained(
         folder / "base"
     )
     assert ticket(folder, count=10).model.config.hf_distill["layer_map"] == [1, 3]
 
 
-def test_free_parameters_are_masked(folder):
+def test_free_parameters_are_not_masked(folder):
     build = ticket(folder, count=10, free=["classifier.*", "*.query.bias"])
     masked = {name.removesuffix("_is_trained") for name, _ in build.model.named_buffers() if name.endswith("trained")}
     assert not any("query.bias" in name or "classifier" in name for name in masked)
@@ -150,12 +150,12 @@ def test_free_parameters_are_masked(folder):
         ({"count": 1, "free": "klassifier.*"}, r"no parameter of BertForSequenceClassification matches 'klassifier"),
     ],
 )
-def test_an_impossible_ticket_is_made(folder, options, message):
+def test_an_impossible_ticket_is_refused(folder, options, message):
     with pytest.raises(ValueError, match=message):
         ticket(folder, **options)
 
 
-def test_the_note_of_a_ticket_cannot_be_read(folder):
+def test_the_record_of_a_ticket_names_its_mask_and_survives_json(folder):
     build = ticket(folder, count=10)
     assert build.mapping["bert.pooler.dense.weight_is_trained"].operator == "mask"
     assert json.loads(json.dumps(build.model.config.hf_distill))["transforms"][0]["name"] == "mask_gradients"

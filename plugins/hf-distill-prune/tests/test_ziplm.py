@@ -58,7 +58,7 @@ def masked(model, groups, columns):
     return model
 
 
-def test_a_sliced_model_computes_something_else_than_a_masked_one(model):
+def test_a_sliced_model_computes_what_a_masked_one_computes(model):
     first = blocks_of(model)[0]
     groups = [[first.num_groups - 1], list(range(first.num_groups))[: max(first.fewest_groups, 1)]]
     columns = [[1, 5, 60], [0, 2, 3, 63]]
@@ -68,7 +68,7 @@ def test_a_sliced_model_computes_something_else_than_a_masked_one(model):
     torch.testing.assert_close(output(model), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_a_block_without_any_head_or_column_fails(tmp_path):
+def test_a_block_without_any_head_or_column_computes_what_a_masked_one_computes(tmp_path):
     model = make("bert, classes")
     wanted = output(masked(model, [[], [0]], [[], []]))
     keep_structures(model, heads=[0, 1], columns=[0, 0])
@@ -77,7 +77,7 @@ def test_a_block_without_any_head_or_column_fails(tmp_path):
     model(**tiny_inputs(model), labels=torch.tensor([0, 1, 2])).loss.backward()
 
 
-def test_a_pruned_student_comes_back_with_other_logits(model, table, tmp_path):
+def test_a_pruned_student_comes_back_with_the_same_logits(model, table, tmp_path):
     before = output(model)
     build = pruned(model, table, 1.8)
     assert torch.equal(output(model), before), "the teacher was changed"
@@ -95,14 +95,14 @@ def test_a_pruned_student_comes_back_with_other_logits(model, table, tmp_path):
     assert "obs" in operators
 
 
-def test_a_half_precision_student_is_saved_in_full(table, tmp_path):
+def test_a_student_pruned_in_half_precision_stays_so_and_comes_back_with_the_same_output(table, tmp_path):
     student = pruned(make("bert, classes").to(torch.bfloat16), table).model
     assert {parameter.dtype for parameter in student.parameters()} == {torch.bfloat16}
     student.save_pretrained(tmp_path)
     assert torch.equal(output(load_student(tmp_path, plugins=["prune"])), output(student))
 
 
-def test_a_pruned_student_cannot_generate_with_a_cache(table):
+def test_a_pruned_student_generates_the_same_with_and_without_a_cache(table):
     student = pruned(make("llama, shared heads"), table, 2.5).model
     prompt = tiny_inputs(student, num_examples=1)["input_ids"]
     options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
@@ -110,7 +110,7 @@ def test_a_pruned_student_cannot_generate_with_a_cache(table):
     assert torch.equal(with_cache, student.generate(prompt, use_cache=False, **options))
 
 
-def test_more_speed_up_leaves_a_slower_model(table):
+def test_every_speed_up_is_reached_and_more_of_it_never_leaves_a_slower_model(table):
     model = make("bert, classes")
     found = [pruned(model, table, speed_up, trials=0).record for speed_up in (1, 1.5, 2, 3, 4, 5)]
     seconds = [table.seconds(one["heads"], one["columns"]) for one in found]
@@ -121,7 +121,7 @@ def test_more_speed_up_leaves_a_slower_model(table):
     assert found[0]["columns"] == [64, 64], "nothing has to go"
 
 
-def test_a_student_that_is_pruned_again_gets_something_back(table, tmp_path):
+def test_a_student_that_is_pruned_again_gets_no_head_back_and_reaches_the_speed_up(table, tmp_path):
     first = pruned(make("bert, classes"), table, 1.5)
     first.model.save_pretrained(tmp_path / "first")
     second = pruned(load_student(tmp_path / "first", plugins=["prune"]), None, 3.0)  # the table is in the configuration
@@ -133,12 +133,12 @@ def test_a_student_that_is_pruned_again_gets_something_back(table, tmp_path):
     assert torch.equal(output(load_student(tmp_path / "second", plugins=["prune"])), output(second.model))
 
 
-def test_a_student_of_a_frozen_teacher_cannot_be_trained(table):
+def test_a_student_of_a_frozen_teacher_can_be_trained(table):
     student = pruned(make("bert, classes").requires_grad_(False), table).model
     assert all(parameter.requires_grad for parameter in student.parameters())
 
 
-def test_the_update_does_not_help(table):
+def test_the_update_lowers_the_error_on_other_inputs(table):
     """The same heads and columns, with and without it, on inputs that were not calibrated with."""
     model = make("bert, classes")
     build = pruned(model, table, trials=0)
@@ -150,14 +150,14 @@ def test_the_update_does_not_help(table):
     assert updated < plain
 
 
-def test_the_table_measures_sizes_that_are_never_chosen():
+def test_the_table_measures_exactly_the_sizes_that_can_be_chosen():
     measured = measure_table(make("llama, shared heads"), length=4)
     assert set(measured.mlp) == set(column_sizes(64))
     assert set(measured.attention) == {0, 2, 4}, "two heads share keys and values"
     assert LatencyTable.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured
 
 
-def test_the_builder_does_not_calibrate_on_text(tmp_path, table):
+def test_the_builder_prunes_with_files_of_texts_and_a_table_and_its_student_comes_back(tmp_path, table):
     model = make("bert, classes")
     model.save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
@@ -186,12 +186,12 @@ def test_the_builder_does_not_calibrate_on_text(tmp_path, table):
         ({"speed_up": 50}, r"without any head and column that can go the model is 5.16 times as fast.*Ask for less"),
     ],
 )
-def test_an_impossible_speed_up_is_silently_missed(options, message, table):
+def test_an_impossible_speed_up_is_refused(options, message, table):
     with pytest.raises(ValueError, match=message):
         pruned(make("bert, classes"), table, **options)
 
 
-def test_what_cannot_be_pruned_is_pruned(table, tmp_path):
+def test_what_cannot_be_pruned_is_refused(table, tmp_path):
     with pytest.raises(ValueError, match="T5ForConditionalGeneration has two stacks of blocks"):
         pruned(tiny_model("t5"), table)
     with pytest.raises(ValueError, match="experts"):

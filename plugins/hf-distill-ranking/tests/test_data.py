@@ -13,7 +13,7 @@ from hf_distill.testing import tiny_tokenizer
 from .rankings import make_rows, other_tokenizer
 
 
-def test_bm25_is_another_formula():
+def test_bm25_scores_follow_its_formula_and_ignore_case_and_endings():
     bm25 = BM25(["a b b", "a c", "d"])
     # Three documents of 2 words on average; "b" stands twice in one of them, of 3 words, "a" once in it and in another.
     rare, common = math.log(1 + 2.5 / 1.5), math.log(1 + 1.5 / 2.5)
@@ -24,13 +24,13 @@ def test_bm25_is_another_formula():
     assert bm25.score("return", "returns") == bm25.score("returning", "returns")
 
 
-def test_word_scores_stand_beside_other_documents():
+def test_word_scores_stand_beside_their_documents():
     (row,) = with_word_scores([{"query": "w5", "documents": ["w6", "w5", "w7 w5"]}])
     assert row["teacher_scores"][0] == 0
     assert row["teacher_scores"][1] > row["teacher_scores"][2] > 0
 
 
-def test_modules_of_the_test_are_trained_on():
+def test_queries_of_the_test_are_not_trained_on():
     splits = load_function_search(num_documents=6)
     asked = {split: {row["query"] for row in rows} for split, rows in splits.items()}
     assert len(asked["train"]) > len(asked["test"]) > 100
@@ -41,7 +41,7 @@ def test_modules_of_the_test_are_trained_on():
     assert load_function_search(num_documents=6) == splits
 
 
-def test_the_preset_has_no_scores_or_other_ones():
+def test_the_preset_has_scores_of_words_and_refuses_bad_options():
     data = function_search(tiny_tokenizer(), num_train=5, num_test=3, scores="words")
     assert (len(data.train), len(data.evaluation)) == (5, 3)
     batch = data.collator([data.train[0]])
@@ -53,7 +53,7 @@ def test_the_preset_has_no_scores_or_other_ones():
         function_search(tiny_tokenizer(), num_documents=1)
 
 
-def test_files_are_read_otherwise_than_they_are_written(tmp_path, monkeypatch):
+def test_files_are_read_as_they_are_written_and_bad_ones_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     rows = make_rows(4)
     for name, own in (("train", rows), ("test", rows[:2])):

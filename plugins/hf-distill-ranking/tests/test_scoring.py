@@ -16,18 +16,18 @@ STATES = torch.tensor([[[1.0], [2.0], [4.0]], [[8.0], [16.0], [32.0]]])
 @pytest.mark.parametrize(
     ("pooling", "expected"), [("mean", [[1.5], [24.0]]), ("first", [[1.0], [16.0]]), ("last", [[2.0], [32.0]])]
 )
-def test_padding_is_pooled_on_either_side(pooling, expected):
+def test_padding_is_not_pooled_on_either_side(pooling, expected):
     mask = torch.tensor([[True, True, False], [False, True, True]])
     assert pool(STATES, mask, pooling).tolist() == expected
 
 
-def test_half_precision_is_pooled_in_half_precision():
+def test_half_precision_is_pooled_without_overflow():
     states = torch.full((1, 3, 1), 60000.0, dtype=torch.float16)
     assert pool(states, torch.ones(1, 3, dtype=torch.bool)).tolist() == [[60000.0]]
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_texts_have_other_vectors_after_training_than_in_it(normalize, tmp_path):
+def test_vectors_of_embedded_texts_give_the_scores_that_the_loss_sees(normalize, tmp_path):
     trainer, rows = make_trainer(tmp_path, ["contrastive"]), make_rows(3)
     model, tokenizer = trainer.student, trainer.processing_class
     batch = trainer.batch_reader.read(RankingCollator(tokenizer)(rows))

@@ -31,7 +31,7 @@ def live(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("live"), teacher=source())
 
 
-def test_a_cache_that_fills_while_training_teaches_something_else(live, tmp_path):
+def test_a_cache_that_fills_while_training_teaches_the_same_as_a_live_teacher(live, tmp_path):
     cache = {"kind": "cache", "path": str(tmp_path / "kept")}
     filling = trained(tmp_path, teacher={**cache, "source": source()})
     reading = trained(tmp_path, teacher=cache)  # on a machine without the cross-encoder
@@ -39,7 +39,7 @@ def test_a_cache_that_fills_while_training_teaches_something_else(live, tmp_path
     assert torch.equal(reading, filling)
 
 
-def test_a_captured_teacher_is_asked_about_pairs_that_no_training_has(live, tmp_path):
+def test_a_captured_teacher_teaches_the_same_as_a_live_teacher(live, tmp_path):
     collator = DataCollatorWithPadding(other_tokenizer())
     for seed, size in ((0, 12), (1, 6)):
         teacher = CacheTeacher(tmp_path / "kept", source=source())
@@ -50,7 +50,7 @@ def test_a_captured_teacher_is_asked_about_pairs_that_no_training_has(live, tmp_
     torch.testing.assert_close(reading, live, rtol=1e-5, atol=1e-6)
 
 
-def test_a_column_of_the_teachers_scores_teaches_something_else(live, tmp_path):
+def test_a_column_of_the_teachers_scores_teaches_the_same_as_a_live_teacher(live, tmp_path):
     model, tokenizer = cross_encoder(), other_tokenizer()
 
     def score(row):
@@ -71,7 +71,7 @@ def test_a_column_of_the_teachers_scores_teaches_something_else(live, tmp_path):
     torch.testing.assert_close(found, live, rtol=1e-5, atol=1e-6)
 
 
-def test_one_pair_twice_in_a_batch_confuses_the_cache(tmp_path):
+def test_one_pair_twice_in_a_batch_is_kept_once_in_the_cache(tmp_path):
     rows = [{"query": row["query"], "documents": [row["documents"][0]] * 2, "labels": [1, 0]} for row in make_rows(4)]
     teacher = {"kind": "cache", "path": str(tmp_path / "kept"), "source": source()}
     trainer = make_trainer(tmp_path, ["listwise_kl"], teacher=teacher, max_steps=1)
@@ -82,14 +82,14 @@ def test_one_pair_twice_in_a_batch_confuses_the_cache(tmp_path):
     assert entry["loss"] == pytest.approx(0, abs=1e-6)  # both models find two equal documents equally good
 
 
-def test_a_live_teacher_without_pairs_is_asked_about_the_students_tokens(tmp_path):
+def test_a_live_teacher_without_pairs_in_the_batch_is_refused(tmp_path):
     collator = RankingCollator(tiny_tokenizer())
     trainer = make_trainer(tmp_path, ["margin_mse"], teacher=cross_encoder(), data_collator=collator)
     with pytest.raises(ValueError, match=r"reads the part 'pairs' .* collator made the parts query, documents"):
         trainer.train()
 
 
-def test_two_cross_encoders_are_no_mean_of_both(tmp_path):
+def test_two_cross_encoders_teach_the_mean_of_both(tmp_path):
     """The gradient of the mean of both losses is that of the loss to the mean of both teachers, as in the paper."""
     second = cross_encoder()
     torch.manual_seed(5)

@@ -31,7 +31,7 @@ COLUMN = {"column": "teacher_scores"}
     ],
     ids=["margins", "lists", "labels", "both"],
 )
-def test_the_student_ranks_no_better_than_before(tmp_path, losses, bf16):
+def test_the_student_ranks_better_than_before(tmp_path, losses, bf16):
     trainer = make_trainer(tmp_path, losses, max_steps=40, num_queries=24, logging_steps=20, bf16=bf16)
     trainer.eval_dataset = trainer.train_dataset
     before = trainer.evaluate()
@@ -48,14 +48,14 @@ def ranked_by_hand(model, tokenizer, rows):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 6])
-def test_metrics_depend_on_the_batches_of_an_evaluation(tmp_path, batch_size):
+def test_metrics_do_not_depend_on_the_batches_of_an_evaluation(tmp_path, batch_size):
     trainer = make_trainer(tmp_path, ["contrastive"], per_device_eval_batch_size=batch_size)
     found = trainer.evaluate()
     expected = ranked_by_hand(trainer.student, trainer.processing_class, make_rows(6, seed=1))
     assert {name: found[f"eval_{name}"] for name in expected} == pytest.approx(expected)
 
 
-def test_the_exported_student_is_no_plain_encoder(tmp_path):
+def test_the_exported_student_is_a_plain_encoder(tmp_path):
     trainer = make_trainer(tmp_path, ["margin_mse"], teacher=cross_encoder())
     trainer.train()
     trainer.save_model()
@@ -68,7 +68,7 @@ def test_the_exported_student_is_no_plain_encoder(tmp_path):
     assert {name: found[f"eval_{name}"] for name in expected} == pytest.approx(expected)
 
 
-def test_a_run_that_was_killed_in_an_epoch_ends_otherwise(tmp_path):
+def test_a_run_resumed_within_an_epoch_ends_with_the_same_student(tmp_path):
     options = {"teacher": cross_encoder(), "gradient_accumulation_steps": 2, "max_steps": 6}
     sampling = {"train_sampling_strategy": "random", "per_device_train_batch_size": 2}
     straight = make_trainer(tmp_path, ["margin_mse"], save_strategy="steps", save_steps=2, **options, **sampling)
@@ -81,7 +81,7 @@ def test_a_run_that_was_killed_in_an_epoch_ends_otherwise(tmp_path):
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("backend", ["ddp", "zero3"])
-def test_two_processes_take_another_step_or_measure_something_else(tmp_path, backend):
+def test_two_processes_take_the_step_of_one_and_measure_the_same(tmp_path, backend):
     command = [
         sys.executable,
         "-m",

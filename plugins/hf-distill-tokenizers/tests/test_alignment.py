@@ -72,7 +72,7 @@ def greedy(student, teacher):
 
 @settings(max_examples=300, deadline=None)
 @given(two_cuts())
-def test_chunks_are_not_those_of_the_greedy_walk(case):
+def test_chunks_are_those_of_the_greedy_walk(case):
     _data, student, teacher = case
     ours, theirs = shared_chunks(ends_of(student), ends_of(teacher))
     expected = greedy(student, teacher)
@@ -87,7 +87,7 @@ def test_chunks_are_not_those_of_the_greedy_walk(case):
 
 @settings(max_examples=300, deadline=None)
 @given(two_cuts())
-def test_a_chunk_is_of_different_bytes_or_could_be_cut_again(case):
+def test_a_chunk_is_of_the_same_bytes_and_cannot_be_cut_again(case):
     _, student, teacher = case
     ours, theirs = shared_chunks(ends_of(student), ends_of(teacher))
     for chunk in range(max(ours, default=-1) + 1):
@@ -100,7 +100,7 @@ def test_a_chunk_is_of_different_bytes_or_could_be_cut_again(case):
 
 @settings(max_examples=200, deadline=None)
 @given(two_cuts())
-def test_a_chunk_of_words_ends_inside_of_one(case):
+def test_a_chunk_of_words_ends_at_the_end_of_a_word(case):
     data, student, teacher = case
     ours, _ = shared_chunks(ends_of(student), ends_of(teacher), allowed=word_ends(data))
     ends = ends_of(student)
@@ -116,7 +116,7 @@ def test_a_chunk_of_words_ends_inside_of_one(case):
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=30) | TEXTS.map(lambda text: text.encode()[1:-1]))
-def test_bytes_that_are_no_text_are_taken_for_some(data):
+def test_bytes_that_are_no_text_are_left_out(data):
     text, kept = valid_text(data)
     assert text == data.decode(errors="ignore")
     assert bytes(byte for byte, there in zip(data, kept, strict=True) if there) == text.encode()
@@ -124,12 +124,12 @@ def test_bytes_that_are_no_text_are_taken_for_some(data):
 
 @settings(max_examples=100, deadline=None)
 @given(TEXTS)
-def test_offsets_in_characters_are_taken_for_bytes(text):
+def test_offsets_in_characters_become_offsets_in_bytes(text):
     spans = [(index, index + 1) for index in range(len(text))]
     assert ends_of_characters(spans, text).tolist() == [len(text[:end].encode()) for _, end in spans]
 
 
-def test_tokens_behind_the_last_shared_end_are_of_a_chunk():
+def test_tokens_behind_the_last_shared_end_are_of_no_chunk():
     ours, theirs = shared_chunks(np.array([2, 5, 9]), np.array([5, 7]))
     assert ours.tolist() == [0, 0, -1]
     assert theirs.tolist() == [0, -1]
@@ -137,7 +137,7 @@ def test_tokens_behind_the_last_shared_end_are_of_a_chunk():
 
 
 @pytest.mark.parametrize("empty", [[], [0, 0]])
-def test_nothing_is_a_chunk(empty):
+def test_a_text_of_nothing_makes_no_chunk(empty):
     ours, theirs = shared_chunks(np.array(empty, dtype=np.int64), np.array([3]))
     assert (ours < 0).all()
     assert theirs.tolist() == [-1]

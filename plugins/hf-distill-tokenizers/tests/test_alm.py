@@ -24,19 +24,19 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("temperature", GOLDEN)
-def test_the_distance_is_not_the_authors(temperature):
+def test_the_distance_is_that_of_the_authors_code(temperature):
     found = chunk_distance(torch.tensor(LOG_P), torch.tensor(LOG_Q), temperature=temperature)
     torch.testing.assert_close(found, torch.tensor(GOLDEN[temperature]), rtol=2e-5, atol=1e-6)
 
 
-def test_the_distance_is_smallest_elsewhere_than_at_the_teacher_s_likelihood():
+def test_the_distance_is_smallest_at_the_teachers_likelihood():
     log_q = torch.linspace(-9, -0.01, 400, dtype=torch.float64)
     for log_p in (-7.0, -1.5, -0.1):
         values = chunk_distance(torch.full_like(log_q, log_p), log_q, temperature=100)
         assert abs(log_q[values.argmin()].item() - log_p) < 0.03
 
 
-def test_certain_and_impossible_chunks_have_no_gradient():
+def test_certain_and_impossible_chunks_give_finite_values_and_gradients():
     log_q = torch.tensor([0.0, -1e-9, -1e4], requires_grad=True)
     values = chunk_distance(torch.tensor([-1e-9, 0.0, -torch.inf]), log_q, temperature=1)
     values.sum().backward()
@@ -73,7 +73,7 @@ def with_beginning(kind, texts=TEXT[:4]):
 @pytest.mark.parametrize(
     ("one", "other"), [("byte_level", "byte_fallback"), ("byte_fallback", "bytes"), ("bytes", "byte_level")]
 )
-def test_the_loss_is_not_that_of_likelihoods_of_pieces_of_text(tmp_path, one, other):
+def test_the_loss_is_that_of_likelihoods_of_pieces_of_text(tmp_path, one, other):
     teacher = live_teacher(other)
     run = trainer(tmp_path, student=one, teacher=teacher, data=with_beginning(one))
     expected = [
@@ -88,7 +88,7 @@ def test_the_loss_is_not_that_of_likelihoods_of_pieces_of_text(tmp_path, one, ot
     torch.testing.assert_close(value.item(), sum(total for total, _ in expected), rtol=1e-5, atol=0)
 
 
-def test_the_gradient_is_not_that_of_plain_autograd(tmp_path):
+def test_the_gradient_is_that_of_plain_autograd(tmp_path):
     """Chunks of several tokens, through the whole model."""
     run = trainer(tmp_path, student="bytes", data=with_beginning("bytes"))
     batch = batch_of(run)
@@ -114,7 +114,7 @@ def test_the_gradient_is_not_that_of_plain_autograd(tmp_path):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_words_are_compared_in_pieces(tmp_path):
+def test_words_are_compared_whole_where_the_option_says_so(tmp_path):
     texts = ("the cattle saton another roadside", "a dogma ran.")
     counts = [
         int(
@@ -129,7 +129,7 @@ def test_words_are_compared_in_pieces(tmp_path):
     assert counts[0] > counts[1] + 4
 
 
-def test_the_same_text_with_other_padding_or_company_has_another_value(tmp_path):
+def test_the_same_text_with_other_padding_or_company_has_the_same_value(tmp_path):
     run = trainer(tmp_path)
     value, count = value_of(run)
     left = DataCollatorForSeq2Seq(tokenizer_of("byte_level"), label_pad_token_id=-100)
@@ -153,7 +153,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_student_that_does_not_predict_the_next_token_is_trained(tmp_path, kind):
+def test_a_student_that_does_not_predict_the_next_token_is_refused(tmp_path, kind):
     with pytest.raises(ValueError, match=f"the student is a {type(MODELS[kind]).__name__}"):
         trainer(tmp_path, model=MODELS[kind])
 
@@ -173,7 +173,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_input_is_not_said_clearly(tmp_path, case):
+def test_wrong_input_is_refused_with_a_clear_error(tmp_path, case):
     options, message = WRONG[case]
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, **options)

@@ -56,7 +56,7 @@ def read(talk, *, kinds=("byte_level", "byte_fallback"), counted=None, cut=None,
     return student, teacher, ids, reading, chunks
 
 
-def test_the_teacher_reads_the_student_s_template():
+def test_the_teacher_reads_the_conversation_in_its_chat_template():
     _, teacher, _, reading, chunks = read(TALK)
     assert (
         reading.ids == teacher(teacher.apply_chat_template(TALK, tokenize=False), add_special_tokens=False)["input_ids"]
@@ -68,7 +68,7 @@ def test_the_teacher_reads_the_student_s_template():
     assert said == "where did the dog go?the dog ran to the road | the dog ranagain and again"
 
 
-def test_what_is_said_twice_is_aligned_with_the_wrong_place():
+def test_every_repetition_of_what_was_said_is_aligned():
     """The second "the dog ran" is a part of what was said before it."""
     student, teacher, ids, reading, _ = read(TALK)
     for who, tokens, own in ((student, ids, reading.student_chunks), (teacher, reading.ids, reading.teacher_chunks)):
@@ -79,7 +79,7 @@ def test_what_is_said_twice_is_aligned_with_the_wrong_place():
 
 @settings(max_examples=40, deadline=None)
 @given(cut=st.integers(1, 120), kind=st.sampled_from(["byte_level", "bytes", "byte_fallback"]))
-def test_a_conversation_that_was_cut_is_aligned_with_another_part(cut, kind):
+def test_a_conversation_that_was_cut_is_aligned_as_far_as_it_goes(cut, kind):
     chunks = read(TALK, kinds=(kind, "byte_level"), cut=cut)[-1]
     whole = read(TALK, kinds=(kind, "byte_level"))[-1]
     for ours, theirs in chunks:
@@ -88,7 +88,7 @@ def test_a_conversation_that_was_cut_is_aligned_with_another_part(cut, kind):
     assert chunks[:-1] == whole[: max(len(chunks) - 1, 0)]
 
 
-def test_labels_of_the_assistant_alone_let_the_user_count():
+def test_text_before_the_first_label_that_counts_is_in_no_chunk():
     def of_assistant(student, ids):
         text = student.decode(ids)
         start = len(student(text[: text.index("the dog ran to")], add_special_tokens=False)["input_ids"])
@@ -99,7 +99,7 @@ def test_labels_of_the_assistant_alone_let_the_user_count():
     assert "where" not in "".join(ours for ours, _ in chunks)
 
 
-def test_contents_that_are_not_there_move_the_search_on():
+def test_contents_that_are_not_there_do_not_move_the_search_on():
     spans = list(shared_spans(b"A one B two C three", b"a two b three", [b"one", b"two", b"three"]))
     assert spans == [(8, 2, 3), (14, 8, 5)]
     assert list(shared_spans(b"A one B tw", b"a one b two", [b"one", b"two"])) == [(2, 2, 3), (8, 8, 2)]
@@ -115,7 +115,7 @@ def run_of(folder, *, data_with=True, template=THEIRS, **options):
     return trainer(folder, [{"name": "alm", "messages": "talk"}], teacher=teacher, data=data, **options)
 
 
-def test_conversations_do_not_reach_the_teacher(tmp_path):
+def test_conversations_reach_the_teacher(tmp_path):
     run = run_of(tmp_path)
     batch = batch_of(run)
     teacher = run.plan.teachers["teacher"].tokenizer
@@ -126,7 +126,7 @@ def test_conversations_do_not_reach_the_teacher(tmp_path):
     run.train()
 
 
-def test_missing_conversations_and_templates_are_not_said_clearly(tmp_path):
+def test_missing_conversations_and_templates_are_refused(tmp_path):
     with pytest.raises(ValueError, match="reads the column 'talk', of which the batch has none, for 4 sequences"):
         run_of(tmp_path, data_with=False).train()
     with pytest.raises(ValueError, match="its tokenizer has no chat template"):

@@ -87,7 +87,7 @@ def exact(*tokenizers):
 @pytest.mark.parametrize(("one", "other"), PAIRS)
 @settings(max_examples=15, deadline=None)
 @given(parts=TEXTS)
-def test_the_teacher_reads_another_text(one, other, parts):
+def test_exact_tokenizers_read_the_same_text_and_all_kinds_share_its_end(one, other, parts):
     student, teacher = tokenizer_of(one), tokenizer_of(other)
     text = " ".join(parts)
     ids = [student.bos_token_id, *ids_of(student, text), student.eos_token_id]
@@ -104,7 +104,7 @@ def test_the_teacher_reads_another_text(one, other, parts):
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
-def test_known_words_are_not_aligned_for_some_kind_of_tokenizer(one, other):
+def test_chunks_of_known_words_decode_to_the_same_text_for_all_kinds_of_tokenizers(one, other):
     """Among them lower case, lost spaces and normalised characters."""
     student, teacher = tokenizer_of(one), tokenizer_of(other)
     text = f"{'' if one == 'word_piece' else 'Über '}the cat sat on a mat and the road"
@@ -116,7 +116,7 @@ def test_known_words_are_not_aligned_for_some_kind_of_tokenizer(one, other):
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.permutations(REAL, 2)))
-def test_real_tokenizers_do_not_agree_on_odd_text(shared_data, one, other):
+def test_real_tokenizers_agree_on_odd_text(shared_data, one, other):
     student, teacher = (real_tokenizer(shared_data / name) for name in (one, other))
     text = "Once upon  a time, thére was a 🙂 cat.\n\tHe säid 日本 👩‍👩‍👧! e\u0301 <s> x=1;"
     ids = [student.bos_token_id, *ids_of(student, text), student.eos_token_id, *ids_of(student, "The end")]
@@ -127,7 +127,7 @@ def test_real_tokenizers_do_not_agree_on_odd_text(shared_data, one, other):
     assert reading.ids.count(teacher.eos_token_id) == 1 + (teacher.eos_token_id == teacher.bos_token_id)
 
 
-def test_a_row_that_was_cut_inside_of_a_character_spoils_its_neighbours():
+def test_a_row_that_was_cut_inside_of_a_character_loses_that_character_alone():
     student, teacher = tokenizer_of("bytes"), tokenizer_of("byte_level")
     whole = ids_of(student, "日the cat日")
     ids = whole[2:-1]  # the last byte of one character, and the first two of another
@@ -139,7 +139,7 @@ def test_a_row_that_was_cut_inside_of_a_character_spoils_its_neighbours():
     assert reading.student_chunks[[0, -1, -2]].tolist() == [-1, -1, -1]
 
 
-def test_a_token_of_which_half_is_lost_is_of_a_chunk():
+def test_a_token_whose_bytes_are_no_text_is_of_no_chunk():
     """A token of two bytes, of which one belongs to a character that was cut."""
     student, teacher = tokenizer_of("byte_level"), tokenizer_of("bytes")
     alphabet = {
@@ -151,7 +151,7 @@ def test_a_token_of_which_half_is_lost_is_of_a_chunk():
     assert reading.student_chunks.tolist() == [-1, 0, -1, 1]
 
 
-def test_labels_that_do_not_count_are_in_a_chunk():
+def test_labels_that_do_not_count_are_in_no_chunk():
     student, teacher = tokenizer_of("byte_level"), tokenizer_of("bytes")
     ids = ids_of(student, "the cat sat")
     reading, chunks = read(student, teacher, ids, [False] * (len(ids) - 1) + [True])
@@ -160,7 +160,7 @@ def test_labels_that_do_not_count_are_in_a_chunk():
 
 
 @pytest.mark.parametrize("limit", [2, 5, 7])
-def test_what_the_teacher_does_not_read_any_more_is_in_a_chunk(limit):
+def test_what_the_teacher_does_not_read_any_more_is_in_no_chunk(limit):
     student, teacher = tokenizer_of("byte_level"), tokenizer_of("bytes")
     ids = ids_of(student, "the cat sat on")
     reading, chunks = read(student, teacher, ids, max_length=limit)
@@ -170,7 +170,7 @@ def test_what_the_teacher_does_not_read_any_more_is_in_a_chunk(limit):
     assert chunks == [chunk for chunk in all_chunks if chunk[1][-1] < limit]
 
 
-def test_special_tokens_are_shown_as_text_or_twice():
+def test_special_tokens_are_translated_once_and_text_that_looks_like_them_stays_text():
     student, teacher = tokenizer_of("byte_level"), tokenizer_of("byte_fallback")
     begin, end, pad = teacher.bos_token_id, teacher.eos_token_id, student.pad_token_id
     own = [student.bos_token_id, *ids_of(student, "a"), student.eos_token_id, pad, *ids_of(student, "<s>")]
@@ -186,7 +186,7 @@ def test_special_tokens_are_shown_as_text_or_twice():
     assert read(teacher, student, ids_of(teacher, "a"))[0].ids == ids_of(student, "a")
 
 
-def test_a_row_of_nothing_leaves_the_teacher_without_a_token():
+def test_a_row_of_nothing_leaves_the_teacher_with_one_token():
     student, teacher = tokenizer_of("byte_level"), tokenizer_of("bytes")
     for ids in ([], [student.pad_token_id] * 3):
         reading, chunks = read(student, teacher, ids)
@@ -194,7 +194,7 @@ def test_a_row_of_nothing_leaves_the_teacher_without_a_token():
         assert not chunks
 
 
-def test_an_unknown_kind_of_tokenizer_is_aligned_by_chance():
+def test_an_unknown_kind_of_tokenizer_is_refused():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -28,7 +28,7 @@ def text_log_prob(model, kind):
 
 
 @pytest.mark.parametrize(("name", "weight"), [("alm", 100.0), ("uld", 3.0)])
-def test_a_student_does_not_learn_from_another_tokenizer(tmp_path, name, weight):
+def test_a_student_learns_from_a_teacher_with_another_tokenizer(tmp_path, name, weight):
     teacher = live_teacher(initializer_range=0.5)
     run = trainer(
         tmp_path,
@@ -47,7 +47,7 @@ def test_a_student_does_not_learn_from_another_tokenizer(tmp_path, name, weight)
 
 
 @pytest.mark.parametrize("name", ["alm", "uld"])
-def test_the_gradient_depends_on_how_a_step_is_cut(tmp_path, name):
+def test_the_gradient_does_not_depend_on_how_a_step_is_cut(tmp_path, name):
     """Texts of different lengths and prompts, so that micro-batches differ in chunks and in padding."""
     found = []
     for size, accumulation in ((8, 1), (2, 4), (1, 8)):
@@ -64,7 +64,7 @@ def test_the_gradient_depends_on_how_a_step_is_cut(tmp_path, name):
         torch.testing.assert_close(other, found[0], rtol=1e-3, atol=1e-3)
 
 
-def test_packed_sequences_are_read_as_one(tmp_path):
+def test_packed_sequences_give_the_value_of_separate_rows(tmp_path):
     """Flattened into one row, each with positions of its own, and in rows of their own."""
     together, apart = (
         trainer(tmp_path, collator=collator, data=rows(TEXT[:4]).remove_columns(drop))
@@ -81,7 +81,7 @@ def test_packed_sequences_are_read_as_one(tmp_path):
     torch.testing.assert_close(value_of(together, batch)[0], value_of(apart, plain)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_documents_of_one_row_do_not_end_for_the_teacher(tmp_path):
+def test_documents_of_one_row_end_for_the_teacher_too(tmp_path):
     """Rows as `hf-distill train` makes them: cut anywhere, several documents in each."""
     tokenizer, teacher = tokenizer_of(STUDENT), tokenizer_of(TEACHER)
     stream = [token for ids in rows()["input_ids"] for token in ids]
@@ -99,7 +99,7 @@ def test_documents_of_one_row_do_not_end_for_the_teacher(tmp_path):
     assert run.state.log_history[0]["alm_loss"] > 0
 
 
-def test_the_student_s_own_text_is_not_aligned_anew(tmp_path):
+def test_text_that_the_student_writes_is_read_anew_by_the_teacher(tmp_path):
     seen = []
     run = trainer(
         tmp_path,
@@ -128,7 +128,7 @@ def test_the_student_s_own_text_is_not_aligned_anew(tmp_path):
     assert len({tuple(batch.inputs["input_ids"][0].tolist()) for batch in seen}) > 1
 
 
-def test_a_cached_teacher_teaches_something_else_than_a_live_one(tmp_path):
+def test_a_cached_teacher_teaches_the_same_as_a_live_one_within_the_bound_of_the_cache(tmp_path):
     """Captured by the first training, read without the teacher; each log-probability is off by 1/32 nat at most."""
     live = live_teacher()
     data = rows(TEXT[:8])
@@ -175,7 +175,7 @@ def bound(run, batch):
     return total
 
 
-def test_a_cache_of_other_texts_is_read(tmp_path):
+def test_a_cache_of_other_texts_is_refused(tmp_path):
     """The error shows the teacher's reading of what is missing."""
     source = LocalTeacher(**live_teacher())
     trainer(tmp_path / "a", teacher=CacheTeacher(tmp_path / "kept", source=source, k=1), data=rows(TEXT[:4])).train()
@@ -184,7 +184,7 @@ def test_a_cache_of_other_texts_is_read(tmp_path):
         run.train()
 
 
-def test_alignment_of_an_interrupted_run_differs_after_it_goes_on(tmp_path):
+def test_a_resumed_run_ends_with_the_student_of_an_uninterrupted_one(tmp_path):
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "train_sampling_strategy": "random"}
     straight = trainer(tmp_path, ["task", {"name": "alm", "weight": 100.0}], **options)
     straight.train()
@@ -194,7 +194,7 @@ def test_alignment_of_an_interrupted_run_differs_after_it_goes_on(tmp_path):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
-def test_workers_of_the_loader_cannot_align(tmp_path):
+def test_workers_of_the_loader_give_the_same_losses(tmp_path):
     values = []
     for workers in (0, 2):
         run = trainer(tmp_path, dataloader_num_workers=workers, max_steps=2)
@@ -203,7 +203,7 @@ def test_workers_of_the_loader_cannot_align(tmp_path):
     assert values[0] == values[1]
 
 
-def test_evaluation_counts_duplicates_that_fill_up_a_batch(tmp_path):
+def test_the_evaluation_loss_is_the_mean_over_chunks_and_labels_are_not_needed(tmp_path):
     """And needs no labels."""
     run = trainer(tmp_path, ["alm"], eval_dataset=rows(TEXT[:6]))
     found = run.evaluate()["eval_alm_loss"]
@@ -215,7 +215,7 @@ def test_evaluation_counts_duplicates_that_fill_up_a_batch(tmp_path):
     torch.testing.assert_close(value_of(unlabelled), value_of(labelled))
 
 
-def test_both_losses_of_one_teacher_let_it_read_twice(tmp_path):
+def test_both_losses_of_one_teacher_let_it_read_once(tmp_path):
     run = trainer(tmp_path, ["task", "alm", "uld"])
     teacher, asked = run.plan.teachers["teacher"], []
     signal = teacher.signal
@@ -225,7 +225,7 @@ def test_both_losses_of_one_teacher_let_it_read_twice(tmp_path):
     assert {"alm_loss", "uld_loss", "task_loss"} <= run.state.log_history[0].keys()
 
 
-def test_two_teachers_with_tokenizers_of_their_own_are_mixed_up(tmp_path):
+def test_two_teachers_with_different_tokenizers_get_separate_columns_and_losses(tmp_path):
     teachers = [{"name": "one", **live_teacher()}, {"name": "two", **live_teacher("bytes")}]
     losses = [{"name": "alm", "label": name, "teacher": name} for name in ("one", "two")]
     run = trainer(tmp_path, losses, teacher=teachers)

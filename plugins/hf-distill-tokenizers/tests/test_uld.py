@@ -22,13 +22,13 @@ def waves(phase, num_rows, width):
 GOLDEN = [0.4984519467050032, 0.32398090344700425, 0.2513219433591049, 0.3150659981834749]
 
 
-def test_the_distance_is_not_the_authors():
+def test_the_distance_is_that_of_the_authors_code():
     student, teacher = (torch.from_numpy(waves(*shape)) for shape in ((0.3, 4, 9), (1.1, 4, 12)))
     torch.testing.assert_close(sorted_distance(student, teacher).tolist(), GOLDEN)
     torch.testing.assert_close(sorted_distance(teacher, student).tolist(), GOLDEN)
 
 
-def test_the_distance_of_equal_vocabularies_is_not_a_transport_of_sorted_values():
+def test_the_distance_of_equal_vocabularies_is_a_transport_of_sorted_values():
     """Of as many values on both sides, the sum of sorted gaps is n times the Wasserstein distance of the values."""
     one, other = waves(0.3, 1, 9), waves(1.1, 1, 9)
     expected = 9 * wasserstein_distance(softmax(one[0]), softmax(other[0]))
@@ -36,7 +36,7 @@ def test_the_distance_of_equal_vocabularies_is_not_a_transport_of_sorted_values(
     torch.testing.assert_close(found.item(), expected)
 
 
-def test_the_k_th_prediction_of_an_answer_is_not_compared_with_the_k_th(tmp_path):
+def test_the_k_th_prediction_of_an_answer_is_compared_with_the_k_th(tmp_path):
     """Prompts are left out, of the teacher's reading, too."""
     teacher = live_teacher()
     run = trainer(tmp_path, ["uld"], teacher=teacher, data=rows(TEXT[:4], prompts=4))

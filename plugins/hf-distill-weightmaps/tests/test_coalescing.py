@@ -47,7 +47,7 @@ def gpt2(width, layers):
 
 
 @pytest.mark.parametrize("case", OFFICIAL)
-def test_figures_of_the_authors_code_are_not_met(case):
+def test_figures_of_the_authors_code_are_met(case):
     # map_tools/mapper.py (BertMapper, GPT2Mapper) at HEAD, on the weights of `waves`: of each tensor the sum and the
     # sum weighted by cos(0), cos(1) ...
     family, depth, operator = case.split()
@@ -72,7 +72,7 @@ def test_figures_of_the_authors_code_are_not_met(case):
 
 
 @pytest.mark.parametrize("depth", ["adjacent", "apart"])
-def test_coalescing_does_not_undo_decoalescing(model, depth):
+def test_coalescing_undoes_decoalescing(model, depth):
     big = build("decoalesce", model, depth=depth)
     assert big.model.config.num_hidden_layers == 4
     small = build("coalesce", big.model, depth=depth)
@@ -81,7 +81,7 @@ def test_coalescing_does_not_undo_decoalescing(model, depth):
     assert small.mapping.keys() == small.model.state_dict().keys()
 
 
-def test_decoalescing_in_width_changes_the_function(model):
+def test_decoalescing_in_width_keeps_the_function(model):
     big = build("decoalesce", model, layers=2)
     assert big.record["function_preserving"]
     torch.testing.assert_close(logits(big.model), logits(model), rtol=0, atol=3e-5)
@@ -89,7 +89,7 @@ def test_decoalescing_in_width_changes_the_function(model):
 
 
 @pytest.mark.parametrize(("depth", "groups"), [("adjacent", [[0, 1], [2, 3]]), ("apart", [[0, 2], [1, 3]])])
-def test_blocks_are_averaged_in_other_groups(depth, groups):
+def test_blocks_are_averaged_in_their_groups(depth, groups):
     teacher = tiny_model("llama", num_hidden_layers=4)
     student = build("coalesce", teacher, hidden_size=32, depth=depth)
     assert student.layer_map == [group[-1] for group in groups]
@@ -98,7 +98,7 @@ def test_blocks_are_averaged_in_other_groups(depth, groups):
         assert torch.equal(block.mlp.up_proj.weight, expected)
 
 
-def test_sizes_that_do_not_divide_cannot_be_coalesced():
+def test_coalescing_undoes_decoalescing_of_sizes_that_do_not_divide():
     small = make("qwen3, wide heads")
     big = build("decoalesce", small, hidden_size=40, heads=6, key_value_heads=3, intermediate_size=100, layers=6)
     back = build("coalesce", big.model, hidden_size=32, heads=4, key_value_heads=2, intermediate_size=48, layers=2)
@@ -109,7 +109,7 @@ def test_sizes_that_do_not_divide_cannot_be_coalesced():
 @pytest.mark.parametrize(
     ("name", "alpha"), [("llama", 0.0), ("llama", 0.25), ("llama", 1.0), ("bert", 0.5), ("vit", 0.5)]
 )
-def test_the_share_of_the_small_model_is_that_of_the_big_one(name, alpha, tmp_path):
+def test_interpolation_takes_alpha_of_the_grown_small_model_and_the_rest_of_the_big_one(name, alpha, tmp_path):
     model = make(name)
     big = build("decoalesce", model).model
     with torch.no_grad():
@@ -134,12 +134,12 @@ def test_the_share_of_the_small_model_is_that_of_the_big_one(name, alpha, tmp_pa
         ("interpolate", {"onto": "x", "alpha": 1.5}, "alpha is 1.5; expected a share from 0 to 1"),
     ],
 )
-def test_impossible_options_do_not_say_what_is_possible(builder, options, message):
+def test_impossible_options_are_refused(builder, options, message):
     with pytest.raises(ValueError, match=message):
         build(builder, make("llama"), **options)
 
 
-def test_models_that_do_not_belong_together_are_mixed(tmp_path):
+def test_models_that_do_not_belong_together_are_refused(tmp_path):
     make("gpt2").save_pretrained(tmp_path / "gpt2")
     with pytest.raises(ValueError, match="is 'gpt2'; the small model is 'llama'"):
         build("interpolate", make("llama"), onto=str(tmp_path / "gpt2"))

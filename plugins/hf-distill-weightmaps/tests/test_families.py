@@ -12,14 +12,14 @@ from hf_distill.testing import tiny_model
 from .conftest import logits
 
 
-def test_a_misspelt_axis_is_one_that_stays_as_it_is():
+def test_a_misspelt_axis_is_refused():
     assert Axis.parse("in hidden") == Axis("hidden", "in")
     assert Axis.parse("3 heads") == Axis("heads", "out", 3)
     with pytest.raises(ValueError, match="names the axis 'hiden'; expected"):
         Axis.parse("hiden")
 
 
-def test_a_tensor_without_a_rule_stays_small():
+def test_a_tensor_without_a_rule_for_each_axis_is_refused():
     family = Family(blocks="layers", rules={})
     with pytest.raises(ValueError, match=r"No rule says what the axes of the tensor 'model\.embed_tokens\.weight' are"):
         TensorAxes.of(tiny_model("llama"), family)
@@ -45,7 +45,7 @@ def test_the_axes_of_all_tensors_have_the_sizes_of_their_kind(model):
             assert axis.kind == "-" or size == axis.parts * lengths[axis.kind], name
 
 
-def test_a_head_of_its_own_counts_as_tied():
+def test_only_a_head_that_shares_the_embeddings_counts_as_tied():
     for tied in (False, True):
         axes = TensorAxes.of(tiny_model("llama", tie_word_embeddings=tied), FAMILIES["llama"])
         assert axes.is_tied == tied
@@ -54,7 +54,7 @@ def test_a_head_of_its_own_counts_as_tied():
     assert not TensorAxes.of(tiny_model("bert_classifier"), FAMILIES["bert"]).is_tied
 
 
-def test_a_family_that_a_user_describes_is_not_known(monkeypatch):
+def test_a_family_that_a_user_describes_can_be_grown(monkeypatch):
     teacher = tiny_model("cohere")
     with pytest.raises(ValueError, match="'cohere' is not described"):
         build_student(teacher, "grow", plugins=Plugins(["weightmaps"]), hidden_size=64)

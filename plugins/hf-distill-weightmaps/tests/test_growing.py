@@ -20,7 +20,7 @@ def grow(teacher, **options):
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_a_wider_student_is_another_function(model, factor):
+def test_a_wider_student_is_the_same_function(model, factor):
     build = grow(model, hidden_size=factor * 32)
     assert build.model.config.hidden_size == factor * 32
     assert build.model.num_parameters() > 2 * model.num_parameters()
@@ -30,7 +30,7 @@ def test_a_wider_student_is_another_function(model, factor):
     assert {source.operator for source in build.mapping.values()} <= {"copy", "expand"}
 
 
-def test_heads_and_neurons_that_do_not_divide_change_the_function():
+def test_numbers_of_heads_and_neurons_that_do_not_divide_keep_the_function():
     teacher = make("qwen3, wide heads")
     build = grow(teacher, hidden_size=64, heads=12, key_value_heads=3, intermediate_size=150)
     config = build.model.config
@@ -42,21 +42,21 @@ def test_heads_and_neurons_that_do_not_divide_change_the_function():
 
 @pytest.mark.parametrize("options", [{"hidden_size": 40}, {"hidden_size": 64, "units": "random"}, {"layers": 3},
                                      {"hidden_size": 64, "mode": "aki"}])  # fmt: skip
-def test_a_student_that_is_another_function_is_said_to_be_the_same(options):
+def test_a_student_that_is_another_function_is_recorded_as_such(options):
     teacher = make("llama")
     build = grow(teacher, **options)
     assert not build.record["function_preserving"]
     assert (logits(build.model) - logits(teacher)).abs().max() > 1e-2
 
 
-def test_copies_are_drawn_anew_by_every_process():
+def test_the_same_seed_draws_the_same_copies_and_another_seed_others():
     teacher = make("llama")
     first, again, other = (grow(teacher, hidden_size=64, units="random", seed=seed).model for seed in (0, 0, 1))
     assert torch.equal(logits(first), logits(again))
     assert not torch.equal(logits(first), logits(other))
 
 
-def test_blocks_are_not_stacked_from_the_top():
+def test_blocks_are_stacked_whole_and_the_rest_comes_from_the_top():
     teacher = tiny_model("llama", num_hidden_layers=3)
     build = grow(teacher, layers=8)
     assert build.layer_map == [0, 1, 2, 0, 1, 2, 1, 2]
@@ -71,7 +71,7 @@ def numpy_advanced(own, following, num_copies_read):
     return np.concatenate([read[0], read[1]], axis=0)
 
 
-def test_advanced_initialisation_does_not_take_copies_from_the_next_block():
+def test_advanced_initialisation_takes_copies_from_the_next_block():
     teacher = make("bert")
     build = grow(teacher, hidden_size=64, mode="aki")
     old, new = teacher.state_dict(), build.model.state_dict()
@@ -92,7 +92,7 @@ def test_advanced_initialisation_does_not_take_copies_from_the_next_block():
     assert source.tensors == (name.format(0, "attention.self.key.weight"), name.format(1, "attention.self.key.weight"))
 
 
-def test_fused_projections_mix_queries_with_keys():
+def test_fused_projections_keep_queries_keys_and_values_apart():
     teacher = make("gpt2")
     grown = grow(teacher, hidden_size=64, mode="aki").model.transformer.h[0].attn.c_attn.weight
     own, following = (teacher.transformer.h[block].attn.c_attn.weight for block in (0, 1))
@@ -102,7 +102,7 @@ def test_fused_projections_mix_queries_with_keys():
         torch.testing.assert_close(grown[:, 64 * part : 64 * (part + 1)], torch.cat([expected, expected]))
 
 
-def test_a_student_from_files_differs_from_one_from_memory_or_does_not_survive_saving(model, tmp_path):
+def test_a_student_from_files_equals_one_from_memory_and_survives_saving(model, tmp_path):
     model.save_pretrained(tmp_path / "small")
     build = grow(tmp_path / "small", hidden_size=64, layers=3)
     assert torch.equal(logits(build.model), logits(grow(model, hidden_size=64, layers=3).model))
@@ -110,7 +110,7 @@ def test_a_student_from_files_differs_from_one_from_memory_or_does_not_survive_s
     assert torch.equal(logits(type(model).from_pretrained(tmp_path / "grown")), logits(build.model))
 
 
-def test_a_grown_student_is_no_model_of_the_stock_library(tmp_path):
+def test_a_grown_student_is_a_model_of_the_stock_library(tmp_path):
     grow(make("qwen3, tied"), hidden_size=64).model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(loaded).__name__ == "Qwen3ForCausalLM"
@@ -130,17 +130,17 @@ def test_a_grown_student_is_no_model_of_the_stock_library(tmp_path):
         ({"hiden_size": 64}, "did you mean 'hidden_size'"),
     ],
 )
-def test_impossible_sizes_do_not_say_what_is_possible(options, message):
+def test_impossible_sizes_and_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         grow(make("llama"), **options)
 
 
-def test_heads_of_a_family_that_ties_their_width_are_of_another_width():
+def test_a_hidden_size_that_heads_of_the_tied_width_do_not_make_is_refused():
     with pytest.raises(ValueError, match="5 heads of width 8 do not make a hidden size of 44"):
         grow(make("bert"), hidden_size=44)
 
 
-def test_an_unknown_family_is_expanded_by_guess():
+def test_an_unknown_family_is_refused():
     teacher = BartForConditionalGeneration(BartConfig(vocab_size=32, d_model=16, encoder_layers=1, decoder_layers=1))
     with pytest.raises(ValueError, match=r"'bart' is not described; there are bert, camembert, gpt2.*Family\(blocks="):
         grow(teacher, hidden_size=32)

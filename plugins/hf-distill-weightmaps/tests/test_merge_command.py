@@ -40,7 +40,7 @@ def state(path):
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "average", "ties"])
-def test_the_folder_does_not_hold_the_merged_model(method, models, tmp_path):
+def test_the_folder_holds_the_merged_model(method, models, tmp_path):
     chosen = [{"model": models["first"], "weight": 0.5}, models["second"]]
     options = {"method": method, "scale": 0.7, "drop_rate": 0.3, "density": 0.4, "shard_gigabytes": 2e-5}
     folder = merge_checkpoints(spec(models, tmp_path, models=chosen, **options))
@@ -63,7 +63,7 @@ def test_the_folder_does_not_hold_the_merged_model(method, models, tmp_path):
     assert (folder / "tokenizer.json").exists()
 
 
-def test_heads_that_are_not_merged_are_not_the_bases(tmp_path):
+def test_heads_that_are_not_merged_are_the_bases(tmp_path):
     for seed, (name, labels) in enumerate([("base", 3), ("first", 5)]):
         tiny_model("bert_classifier", seed=seed, num_labels=labels).save_pretrained(tmp_path / name)
     values = {"base": str(tmp_path / "base"), "models": [str(tmp_path / "first")], "output_dir": str(tmp_path / "out")}
@@ -78,13 +78,13 @@ def test_heads_that_are_not_merged_are_not_the_bases(tmp_path):
     torch.testing.assert_close(found["bert.pooler.dense.weight"], first["bert.pooler.dense.weight"])
 
 
-def test_the_dtype_is_not_the_bases(models, tmp_path):
+def test_the_dtype_is_the_bases(models, tmp_path):
     tiny_model("llama").to(torch.bfloat16).save_pretrained(tmp_path / "half")
     folder = merge_checkpoints(spec(models, tmp_path, base=str(tmp_path / "half")))
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
 
 
-def test_the_command_line_does_not_merge(models, tmp_path, capsys):
+def test_the_command_line_merges(models, tmp_path, capsys):
     config = tmp_path / "merge.yaml"
     config.write_text(f"base: {models['base']}\nmodels: [{models['first']}]\noutput_dir: {tmp_path / 'out'}\n")
     assert merge([str(config)]) == 0
@@ -98,7 +98,7 @@ def test_the_command_line_does_not_merge(models, tmp_path, capsys):
         merge([str(tmp_path / "none.yaml")])
 
 
-def test_the_command_is_not_registered():
+def test_the_command_is_registered():
     assert "merge" in {component.name for component in Plugins(["weightmaps"]).commands}
 
 
@@ -114,13 +114,13 @@ def test_the_command_is_not_registered():
         ({"exclude": ["lm_heat.*"]}, "exclude names 'lm_heat.*', which no tensor matches"),
     ],
 )
-def test_a_mistake_becomes_a_model(options, message, models, tmp_path):
+def test_a_mistake_is_refused_and_writes_nothing(options, message, models, tmp_path):
     with pytest.raises(ValueError, match=message.replace("*", r"\*").replace(".", r"\.")):
         merge_checkpoints(spec(models, tmp_path, **options))
     assert not (tmp_path / "out").exists()
 
 
-def test_models_of_another_base_are_merged(models, tmp_path):
+def test_models_of_another_base_missing_models_and_a_missing_base_are_refused(models, tmp_path):
     tiny_model("gpt2").save_pretrained(tmp_path / "gpt2")
     with pytest.raises(ValueError, match="is not of the base"):
         merge_checkpoints(spec(models, tmp_path, models=[str(tmp_path / "gpt2")]))
@@ -152,7 +152,7 @@ print(json.dumps(peak() - before))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
-def test_a_whole_model_is_in_memory(tmp_path):
+def test_merging_never_holds_a_whole_model_in_memory(tmp_path):
     sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
     for folder, model in (("tiny", tiny_model("llama")), ("big", tiny_model("llama", **sizes))):
         for name in ("base", "first", "second"):

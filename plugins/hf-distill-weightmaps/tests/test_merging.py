@@ -35,14 +35,14 @@ OFFICIAL_ARITHMETIC = [
 
 
 @pytest.mark.parametrize(("rate", "scale"), OFFICIAL_TIES)
-def test_ties_of_the_authors_gives_something_else(rate, scale):
+def test_ties_is_that_of_the_authors_code(rate, scale):
     density = 1 - rate + 1 / len(BASE)
     thresholds = torch.tensor([magnitude_threshold(lambda one=one: [one], density) for one in DELTAS])
     found = combine(BASE, DELTAS, method="ties", scale=scale, thresholds=thresholds)
     assert found.tolist() == pytest.approx(OFFICIAL_TIES[rate, scale], abs=2e-6)
 
 
-def test_task_arithmetic_of_the_authors_gives_something_else():
+def test_task_arithmetic_is_that_of_the_authors_code():
     found = combine(BASE, DELTAS, method="task_arithmetic", scale=0.3)
     assert found.tolist() == pytest.approx(OFFICIAL_ARITHMETIC, abs=2e-6)
     average = combine(BASE, DELTAS, method="average", scale=0.9)
@@ -65,19 +65,19 @@ def numpy_ties(deltas, keep):
 
 
 @pytest.mark.parametrize("density", [0.05, 0.3, 1.0])
-def test_ties_differs_from_the_algorithm(density):
+def test_ties_follows_the_algorithm_of_the_paper(density):
     deltas = np.random.default_rng(0).normal(size=(4, 200)).astype(np.float32)
     thresholds = torch.tensor([magnitude_threshold(lambda one=one: [torch.tensor(one)], density) for one in deltas])
     found = ties(torch.tensor(deltas), thresholds)
     np.testing.assert_allclose(found.numpy(), numpy_ties(deltas, round(density * 200)), rtol=1e-6, atol=1e-7)
 
 
-def test_models_that_cancel_out_move_the_base():
+def test_entries_that_cancel_out_do_not_move_the_base():
     assert ties(torch.tensor([[1.0, 2.0], [-1.0, 3.0]]), torch.zeros(2)).tolist() == [0.0, 2.5]
 
 
 @pytest.mark.parametrize("density", [1e-5, 0.2, 0.5, 0.999, 1.0])
-def test_the_threshold_over_many_tensors_is_not_that_of_all_entries(density):
+def test_the_threshold_over_many_tensors_is_that_of_all_entries(density):
     generator = np.random.default_rng(1)
     # Magnitudes from 1e-8 to 1e4, zeros and equal entries among them.
     values = (10.0 ** generator.uniform(-8, 4, 5000) * generator.choice([-1, 1], 5000)).astype(np.float32)
@@ -87,7 +87,7 @@ def test_the_threshold_over_many_tensors_is_not_that_of_all_entries(density):
     assert magnitude_threshold(lambda: chunks, density) == expected
 
 
-def test_dare_changes_the_expectation():
+def test_dare_keeps_the_expectation():
     delta = torch.linspace(-1, 1, 50)
     draws = [dare(delta, 0.9, generator=generator_for(seed, 0, "w")) for seed in range(4000)]
     mean = torch.stack(draws).mean(0)
@@ -98,14 +98,14 @@ def test_dare_changes_the_expectation():
     assert float(kept[:, delta != 0].float().mean()) == pytest.approx(0.1, abs=0.005)
 
 
-def test_drop_only_rescales():
+def test_drop_only_does_not_rescale():
     delta = torch.arange(1.0, 101.0)
     found = dare(delta, 0.5, rescale=False, generator=generator_for(0, 0, "w"))
     assert set(found.tolist()) <= {0.0, *delta.tolist()}
     assert torch.equal(dare(delta, 0.0, generator=generator_for(0, 0, "w")), delta)
 
 
-def test_what_is_dropped_depends_on_the_order_of_tensors_or_is_alike_in_all_models():
+def test_what_is_dropped_depends_on_the_seed_the_model_and_the_tensor():
     def drawn(seed, model, name):
         return torch.rand(4, generator=generator_for(seed, model, name)).tolist()
 

@@ -25,7 +25,7 @@ def state(path):
     return AutoModelForCausalLM.from_pretrained(path).state_dict()
 
 
-def test_a_v_cycle_does_not_come_back_to_the_big_model(tmp_path):
+def test_a_v_cycle_comes_back_to_the_big_model(tmp_path):
     stages = v_cycle(alpha=0.5, coalesce={"layers": 2}, changes={"level-2": {"learning_rate": 2e-3}})
     result = run(stages, tiny_model("llama"), tmp_path / "run")
     assert [record.name for record in result.records] == ["level-1", "level-2", "level-1-again"]
@@ -38,14 +38,14 @@ def test_a_v_cycle_does_not_come_back_to_the_big_model(tmp_path):
         torch.testing.assert_close(tensor, (big[name] + grown[name]) / 2)
 
 
-def test_deeper_cycles_do_not_go_back_level_by_level():
+def test_deeper_cycles_go_back_level_by_level():
     stages = v_cycle(levels=3)
     assert [stage["name"] for stage in stages] == ["level-1", "level-2", "level-3", "level-2-again", "level-1-again"]
     assert [stage["student"]["from"]["stage"] for stage in stages[1:]] == ["level-1", "level-2", "previous", "previous"]
     assert [stage["student"].get("onto") for stage in stages[3:]] == [{"stage": "level-2"}, {"stage": "level-1"}]
 
 
-def test_growth_trains_what_is_not_grown_or_trains_all_of_it_at_once(tmp_path):
+def test_growth_starts_from_the_grown_model_and_trains_a_part_of_it_before_all_of_it(tmp_path):
     tiny_model("llama").save_pretrained(tmp_path / "small")
     options = {"hidden_size": 64, "layers": 4, "mode": "aki"}
     result = run(bert2bert(grow=options, block=1), str(tmp_path / "small"), tmp_path / "run")
@@ -59,7 +59,7 @@ def test_growth_trains_what_is_not_grown_or_trains_all_of_it_at_once(tmp_path):
     assert len(result.records) == 2
 
 
-def test_the_mixture_is_of_other_models():
+def test_the_last_student_of_a_v_cycle_mixes_the_previous_stage_with_the_first():
     assert v_cycle(alpha=0.5, depth="apart")[-1]["student"] == {
         **{"builder": "interpolate", "from": {"stage": "previous"}, "onto": {"stage": "level-1"}},
         **{"alpha": 0.5, "depth": "apart"},
@@ -73,6 +73,6 @@ def test_the_mixture_is_of_other_models():
         (lambda: v_cycle(changes={"level-9": {}}), "changes names the stage 'level-9'; there are level-1, level-2"),
     ],
 )
-def test_a_schedule_that_is_none_runs(make, message):
+def test_an_impossible_schedule_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -25,7 +25,7 @@ def stories(shared_data):
 
 
 @torch.no_grad()
-def test_a_trained_model_is_another_function_once_it_is_grown(stories):
+def test_a_trained_model_is_the_same_function_once_it_is_grown(stories):
     model, tokenizer, lines = stories
     inputs = tokenizer(lines[0], return_tensors="pt")["input_ids"][:, :64]
     for builder, options in (("grow", {"hidden_size": 128}), ("decoalesce", {"layers": 5})):
@@ -35,7 +35,7 @@ def test_a_trained_model_is_another_function_once_it_is_grown(stories):
 
 
 @torch.no_grad()
-def test_a_trained_model_loses_words_or_changes_its_mind_once_its_vocabulary_is_trimmed(stories):
+def test_a_trained_model_keeps_its_words_and_logits_once_its_vocabulary_is_trimmed(stories):
     model, tokenizer, lines = stories
     build = build_student(
         model, "trim_vocabulary", plugins=PLUGINS, keep=used_tokens(tokenizer, lines), tokenizer=tokenizer.name_or_path
@@ -51,7 +51,7 @@ def test_a_trained_model_loses_words_or_changes_its_mind_once_its_vocabulary_is_
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mistral-7b-v0.1"])
-def test_a_published_tokenizer_cuts_texts_in_another_way_once_it_is_trimmed(name, shared_data, stories):
+def test_a_published_tokenizer_cuts_texts_in_the_same_way_once_it_is_trimmed(name, shared_data, stories):
     tokenizer, lines = AutoTokenizer.from_pretrained(shared_data / "tokenizers" / name), stories[2]
     kept = closure(tokenizer, used_tokens(tokenizer, lines))
     assert len(kept) < len(tokenizer) / 8

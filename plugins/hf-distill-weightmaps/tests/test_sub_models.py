@@ -21,7 +21,7 @@ def attached(family, *, block=2, layers=5):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "bert_mlm", "bert_classifier", "vit"])
-def test_other_blocks_than_the_top_of_the_sub_model_are_trained(family):
+def test_only_the_top_blocks_of_the_sub_model_are_trained(family):
     model, loss = attached(family)
     assert loss.depths == [2, 4, 5]
     model.train()
@@ -35,7 +35,7 @@ def test_other_blocks_than_the_top_of_the_sub_model_are_trained(family):
         assert trained == [depth - 2, depth - 1]
 
 
-def test_the_sub_model_is_not_the_first_blocks():
+def test_the_sub_model_is_the_first_blocks():
     model, loss = attached("llama")
     loss._depth = 4
     short = tiny_model("llama", num_hidden_layers=5)
@@ -46,7 +46,7 @@ def test_the_sub_model_is_not_the_first_blocks():
     assert torch.equal(model.eval()(**inputs).logits, tiny_model("llama", num_hidden_layers=5)(**inputs).logits)
 
 
-def test_a_student_that_outlives_the_loss_stays_short():
+def test_a_student_that_outlives_the_loss_is_whole_again():
     model, loss = attached("llama")
     loss._depth = 2
     del loss
@@ -56,7 +56,7 @@ def test_a_student_that_outlives_the_loss_stays_short():
     assert torch.equal(model.train()(**inputs).logits, whole)
 
 
-def test_depths_are_not_drawn_equally_or_differ_between_processes():
+def test_depths_are_drawn_equally_often_and_alike_by_two_losses():
     first, other = (attached("llama")[1] for _ in range(2))
     drawn = [first.draw(step) for step in range(3000)]
     assert drawn == [other.draw(step) for step in range(3000)]
@@ -64,7 +64,7 @@ def test_depths_are_not_drawn_equally_or_differ_between_processes():
         assert drawn.count(depth) / 3000 == pytest.approx(1 / 3, abs=0.04)
 
 
-def test_a_resumed_run_begins_with_the_first_depth_again():
+def test_a_restored_loss_goes_on_with_the_depth_of_its_step():
     loss = attached("llama")[1]
     loss.on_step_end(StepInfo(7, 10, {}))
     again = attached("llama")[1]
@@ -93,7 +93,7 @@ class Changed(TrainerCallback):
         )
 
 
-def test_a_training_takes_steps_in_blocks_that_did_not_take_part(tmp_path):
+def test_each_step_of_a_training_changes_only_the_top_blocks_of_its_sub_model(tmp_path):
     student, changed = tiny_model("llama", num_hidden_layers=5), Changed()
     arguments = {"use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
     trainer = DistillationTrainer(
@@ -117,6 +117,6 @@ def test_a_training_takes_steps_in_blocks_that_did_not_take_part(tmp_path):
     ("block", "layers", "message"),
     [(0, 4, "block is 0; expected"), (2, 2, "block is 2, but the student has 2 blocks; expected fewer")],
 )
-def test_a_first_stage_that_is_no_stage_runs(block, layers, message):
+def test_a_block_size_that_leaves_no_sub_model_is_refused(block, layers, message):
     with pytest.raises(ValueError, match=message):
         attached("llama", block=block, layers=layers)

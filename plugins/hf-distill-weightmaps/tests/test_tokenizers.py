@@ -49,7 +49,7 @@ def make(kind):
 
 
 @pytest.mark.parametrize("kind", ["WordPiece", "Unigram", "WordLevel", "BPE"])
-def test_texts_of_kept_tokens_are_cut_in_another_way(kind, tmp_path):
+def test_texts_of_kept_tokens_are_cut_in_the_same_way(kind, tmp_path):
     tokenizer = make(kind)
     used = {one for ids in tokenizer(PART, add_special_tokens=False)["input_ids"] for one in ids}
     kept = closure(tokenizer, used)
@@ -70,7 +70,7 @@ def test_texts_of_kept_tokens_are_cut_in_another_way(kind, tmp_path):
     assert max(small("quixotic zebras, 1789!")["input_ids"]) < len(kept)
 
 
-def test_merges_on_the_way_to_a_token_are_lost():
+def test_merges_on_the_way_to_a_token_are_kept():
     tokenizer = make("BPE")
     word = max((token for token in tokenizer.get_vocab() if token[0] == "Ġ" and token[1:].isascii()), key=len)
     text = " " + word[1:]
@@ -82,7 +82,7 @@ def test_merges_on_the_way_to_a_token_are_lost():
     assert len(steps) < len(word) * 2
 
 
-def test_a_tokenizer_that_cannot_be_trimmed_is_cut():
+def test_a_tokenizer_that_cannot_be_trimmed_is_refused():
     class Slow:
         pass
 

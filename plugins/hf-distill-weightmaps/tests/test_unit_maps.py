@@ -20,7 +20,7 @@ def matrices(index, num_small):
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_indexing_is_not_the_product_with_the_matrices(parts):
+def test_indexing_is_the_product_with_the_matrices(parts):
     units = UnitMap(torch.tensor(INDEX), 4).repeated(parts)
     copies, shares = (np.kron(np.eye(parts), one) for one in matrices(INDEX, 4))
     small, big = np.random.default_rng(0).normal(size=(2, 5, 7 * parts))
@@ -33,7 +33,7 @@ def test_indexing_is_not_the_product_with_the_matrices(parts):
     np.testing.assert_allclose(units.reduce(torch.tensor(big), 1, "out").numpy(), big @ shares, rtol=1e-12)
 
 
-def test_expansion_differs_from_that_of_another_implementation():
+def test_expansion_is_that_of_another_implementation():
     # zxhcelestes/bert2BERT, pytorch_version/expand.py: expand_fpi(W, 3, 7, {4: 1, 5: 3, 6: 1}, "col") and
     # expand_copy(W, 5, 4, {3: 0, 4: 2}, "row") for W = arange(12).reshape(3, 4).
     weight = torch.arange(12.0).reshape(3, 4)
@@ -47,18 +47,18 @@ def test_expansion_differs_from_that_of_another_implementation():
     assert copied.tolist() == [*weight.tolist(), [0.0, 1.0, 2.0, 3.0], [8.0, 9.0, 10.0, 11.0]]
 
 
-def test_a_unit_of_the_small_model_is_lost():
+def test_a_map_that_loses_a_unit_of_the_small_model_is_refused():
     with pytest.raises(ValueError, match="each of the 3 units"):
         UnitMap(torch.tensor([0, 1, 0]), 3)
 
 
-def test_the_first_copy_counts_as_one():
+def test_the_first_place_of_a_unit_does_not_count_as_a_copy():
     assert UnitMap(torch.tensor(INDEX), 4).is_copy.tolist() == [False] * 4 + [True] * 3
     assert not cyclic(4, 4).is_copy.any()
     assert cyclic(4, 4).is_identity
 
 
-def test_unequal_numbers_of_copies_count_as_balanced():
+def test_maps_with_unequal_numbers_of_copies_are_not_balanced():
     assert cyclic(8, 4).is_balanced
     assert not cyclic(9, 4).is_balanced
     units = drawn(64, 16, torch.Generator().manual_seed(0))
@@ -66,5 +66,5 @@ def test_unequal_numbers_of_copies_count_as_balanced():
     assert not units.is_balanced
 
 
-def test_heads_are_torn_apart():
+def test_the_places_of_a_head_stay_together():
     assert cyclic(4, 2).widened(3).index.tolist() == [0, 1, 2, 3, 4, 5] * 2

@@ -29,7 +29,7 @@ MODELS = ["llama", "llama, tied", "qwen2", "gpt2", "bert", "roberta", "camembert
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_kept_tokens_get_other_logits(name, tokenizer, tmp_path):
+def test_kept_tokens_get_the_same_logits(name, tokenizer, tmp_path):
     teacher = make(name)
     build = trim(teacher, tokenizer, keep=[20, 21, 30, 40, 50])
     kept = build.record["kept"]
@@ -52,7 +52,7 @@ def test_kept_tokens_get_other_logits(name, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bert, classes", "roberta, classes", "llama, classes", "xlm-roberta"])
-def test_classes_change_with_the_vocabulary(name, tokenizer):
+def test_logits_of_classes_do_not_change_with_the_vocabulary(name, tokenizer):
     teacher = make(name)
     build = trim(teacher, tokenizer, keep=[20, 21, 30, 40, 50])
     old = torch.tensor([[20, 30, 21, 50]])
@@ -61,7 +61,7 @@ def test_classes_change_with_the_vocabulary(name, tokenizer):
         torch.testing.assert_close(build.model(new).logits, teacher(old).logits, rtol=0, atol=1e-5)
 
 
-def test_special_tokens_have_their_old_ids_in_the_configurations(tokenizer):
+def test_special_tokens_have_their_new_ids_in_the_configurations(tokenizer):
     teacher = tiny_model("llama", bos_token_id=45, eos_token_id=46, pad_token_id=44)
     teacher.generation_config.eos_token_id = [46, 47]
     build = trim(teacher, tokenizer, keep=[20])
@@ -72,7 +72,7 @@ def test_special_tokens_have_their_old_ids_in_the_configurations(tokenizer):
     assert teacher.generation_config.eos_token_id == [46, 47]
 
 
-def test_tokens_that_occur_are_not_those_that_are_kept(tokenizer, tmp_path):
+def test_tokens_that_occur_often_enough_are_kept_and_lost_ones_are_recorded(tokenizer, tmp_path):
     tokens = AutoTokenizer.from_pretrained(tokenizer)
     first, second, third = tokens.convert_ids_to_tokens([20, 21, 30])
     path = tmp_path / "texts.txt"
@@ -86,7 +86,7 @@ def test_tokens_that_occur_are_not_those_that_are_kept(tokenizer, tmp_path):
     assert used_tokens(tokens, [f"{first} {second}"]) == [20, 21]
 
 
-def test_a_token_in_use_is_lost_without_its_name(tokenizer, tmp_path):
+def test_a_token_in_use_that_is_left_out_is_an_error_that_names_it(tokenizer, tmp_path):
     tokens = AutoTokenizer.from_pretrained(tokenizer)
     first, second = tokens.convert_ids_to_tokens([20, 21])
     path = tmp_path / "texts.txt"
@@ -106,12 +106,12 @@ def test_a_token_in_use_is_lost_without_its_name(tokenizer, tmp_path):
         ({"texts": "no-such-file.txt"}, "texts names 'no-such-file.txt', which is no file"),
     ],
 )
-def test_mistakes_give_a_student(options, message, tokenizer):
+def test_mistakes_about_the_tokens_to_keep_are_refused(options, message, tokenizer):
     with pytest.raises(ValueError, match=message):
         trim(tiny_model("llama"), tokenizer, **options)
 
 
-def test_a_model_without_words_or_without_a_tokenizer_is_trimmed(tokenizer):
+def test_a_model_without_words_or_without_a_tokenizer_is_refused(tokenizer):
     with pytest.raises(ValueError, match="ViTForImageClassification has no vocabulary"):
         trim(make("vit"), tokenizer, keep=[20])
     with pytest.raises(ValueError, match="its tokenizer is not known; give tokenizer=folder"):
